@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from xtuner.survey.wording import sentence
+
 ROWS = [
     {"conversation": [{"input": f"q{i}", "output": "a"}, {"input": "and?", "output": "b"}]} for i in (1, 2)
 ]
@@ -98,3 +100,17 @@ def test_the_end_mark_of_the_tokenizers_own_template_ends_an_answer(survey_of, o
     config = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in config.items() if k != "additional_special_tokens"}))
     assert survey_of(ROWS, tokenizer=own_chatml, template="auto").findings == []
+
+
+def test_the_cure_is_said_for_what_it_cures(survey_of, own_chatml):
+    """ChatML of own_chatml writes neither calls nor thinking."""
+    call = {"function": {"name": "now", "arguments": {}}}
+    rows = [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", **answer}]}
+        for answer in ({"content": "a", "tool_calls": [call]}, {"content": "b", "reasoning_content": "hm"})
+    ]
+    survey = survey_of(rows, tokenizer=own_chatml, template="auto", map_fn="'auto'")
+    cures = {
+        f.values["what"]: "one_sample_per_turn" in sentence(f) for f in survey.findings if "what" in f.values
+    }
+    assert cures == {"a tool call": False, "thinking": True}

@@ -50,7 +50,8 @@ def find_faults(
         findings.append(Finding("empty_answers", values))
     for kind, number in counts.left_out.items():
         values = {"what": kind, "count": number, "places": counts.left_out_rows.get(kind, [])}
-        findings.append(Finding("left_out", values))
+        # As the log of a training says.
+        findings.append(Finding("left_out_thinking" if kind.startswith("thinking") else "left_out", values))
     share = counts.cut / counts.rows
     if share > max_cut_share:
         values = {"share": share, "count": counts.cut, "tokens": counts.cut_tokens}

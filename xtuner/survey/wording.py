@@ -88,10 +88,14 @@ SENTENCES = {
         "丢弃了 {count} 行：{reason}（{places}）。",
     ),
     "left_out": (
+        "The tokenizer's chat template leaves out {what} in {count} rows ({places}).",
+        "分词器的 chat_template 在 {count} 行中略去了{what}（{places}）。",
+    ),
+    "left_out_thinking": (
         "The tokenizer's chat template leaves out {what} in {count} rows ({places}). "
-        "one_sample_per_turn = True trains thinking all the same.",
+        "one_sample_per_turn = True trains it.",
         "分词器的 chat_template 在 {count} 行中略去了{what}（{places}）。"
-        "one_sample_per_turn = True 可让思考内容参与训练。",
+        "one_sample_per_turn = True 可让其参与训练。",
     ),
     "empty_answers": (
         "{count} rows have an empty answer, of which only the end is supervised: the model learns to say "
@@ -166,7 +170,7 @@ def sentence(finding: Finding, lang: str = "en") -> str:
         values["places"] += ", ..."
     if finding.kind == "dropped":
         values["reason"] = reason(finding.values["reason"], lang)
-    if finding.kind == "left_out":
+    if finding.kind.startswith("left_out"):
         values["what"] = LEFT_OUT[finding.values["what"]] if lang == "zh" else finding.values["what"]
     return SENTENCES[finding.kind][LANGUAGES.index(lang)].format(**values)
 
