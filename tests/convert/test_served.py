@@ -110,6 +110,10 @@ def test_the_card_is_ready_for_a_hub(folder, tmp_path):
     page = (folder / "README.md").read_text()
     assert "base_model: Qwen/Qwen3-8B\nbase_model_relation: adapter\ndatasets:\n- tatsu-lab/alpaca\n" in page
     assert 'from_pretrained("Qwen/Qwen3-8B"), "THIS_FOLDER")' in page
+    (folder / "adapter_config.json").write_text('{"peft_type": "OFT"}')
+    card.write_card(folder, "Qwen/Qwen3-8B", "adapter")
+    page = (folder / "README.md").read_text()
+    assert "tags:\n- oft\n- xtuner\n---\n\n# OFT adapter for Qwen/Qwen3-8B\n" in page
 
 
 def test_a_chat_pipeline_answers(folder):

@@ -164,70 +164,84 @@ def test_three_updates_equal_those_of_a_plain_loop_with_peft(name, batch, monkey
             optimizer.zero_grad()
 
 
+def begun(name, folder, seed):
+    """A model with an adapter of that type, and its optimizer."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = SupervisedFinetune(llm=base, lora=config(name)).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    if adaptive_ranks.has_ranks(model.llm):
+        adaptive_ranks.start(model.llm, optimizer, 4)
+    return model, optimizer
+
+
+def update(model, optimizer, batch, seed):
+    """Train on the batch; returns its loss."""
+    torch.manual_seed(seed)
+    loss = model(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
 @pytest.mark.parametrize("name", each(TRAINED))
-def test_a_checkpoint_continues_becomes_a_folder_of_peft_and_merges(name, batch, tmp_path, llama_dir):
-    """Resumed losses to the bit; logits through plain peft and through the merged model to 1e-5."""
-
-    def fresh(seed):
-        torch.manual_seed(seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            base = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
-            model = SupervisedFinetune(llm=base, lora=config(name)).train()
-        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
-        if adaptive_ranks.has_ranks(model.llm):
-            adaptive_ranks.start(model.llm, optimizer, 4)
-        return model, optimizer
-
-    def update(model, optimizer, seed):
-        torch.manual_seed(seed)
-        loss = model(batch)["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    model, optimizer = fresh(3)
+def test_a_checkpoint_continues_with_the_same_losses(name, batch, tmp_path, llama_dir):
+    """To the bit, on a model that began with other weights of the adapter."""
+    model, optimizer = begun(name, llama_dir, 3)
     for seed in range(2):
-        update(model, optimizer, seed)
+        update(model, optimizer, batch, seed)
     saved = {n: t.clone() for n, t in model.state_dict().items()}
-    other, other_optimizer = fresh(4)
+    torch.save({"optimizer": optimizer.state_dict()}, tmp_path / "o.pth")
+    other, other_optimizer = begun(name, llama_dir, 4)
     result = other.load_state_dict(saved)
     assert (result.missing_keys, result.unexpected_keys) == ([], [])
-    memory = {"optimizer": optimizer.state_dict()}
-    torch.save(memory, tmp_path / "o.pth")
     other_optimizer.load_state_dict(torch.load(tmp_path / "o.pth")["optimizer"])
     for seed in (5, 6):
-        assert update(model, optimizer, seed) == update(other, other_optimizer, seed)
+        assert update(model, optimizer, batch, seed) == update(other, other_optimizer, batch, seed)
 
+
+def converted(name, model, llama_dir, folder):
+    """The folder of the adapter, by a checkpoint of the model."""
     checkpoint = {
         "state_dict": {n: t.clone() for n, t in model.state_dict().items()},
         "meta": {"hf_files": adapter_files(model.llm, None)},
     }
-    torch.save(checkpoint, tmp_path / "iter_4.pth")
-    (tmp_path / "c.py").write_text(RUN.format(base=str(llama_dir), name=METHODS[name].config))
-    assert pth_to_hf(tmp_path / "c.py", tmp_path / "iter_4.pth", tmp_path / "hf", fp32=True) == "adapter"
-    ids = batch["input_ids"]
+    torch.save(checkpoint, folder / "iter_4.pth")
+    (folder / "c.py").write_text(RUN.format(base=str(llama_dir), name=METHODS[name].config))
+    assert pth_to_hf(folder / "c.py", folder / "iter_4.pth", folder / "hf", fp32=True) == "adapter"
+    return folder / "hf"
+
+
+@pytest.mark.parametrize("name", each(TRAINED))
+def test_a_checkpoint_becomes_a_folder_of_peft_and_merges(name, batch, tmp_path, llama_dir):
+    """Logits through plain peft, through ours and through the merged model are equal to 1e-5."""
+    model, optimizer = begun(name, llama_dir, 3)
+    for seed in range(4):
+        update(model, optimizer, batch, seed)
+    folder, ids = converted(name, model, llama_dir, tmp_path), batch["input_ids"]
     unfuse(model.llm)
+
+    def base():
+        return AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = model.llm.eval()(input_ids=ids).logits
-        base = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
-        changed = (expected[:, -ids.shape[1] :] - base(input_ids=ids).logits).abs().max()
-        loaded = peft.PeftModel.from_pretrained(base, tmp_path / "hf").eval()
-        assert torch.allclose(loaded(input_ids=ids).logits, expected, atol=1e-5)
-        assert changed > 1e-4
+        assert (expected[:, -ids.shape[1] :] - base()(input_ids=ids).logits).abs().max() > 1e-4
+        loaded = {"peft": peft.PeftModel.from_pretrained(base(), folder).eval()}
         if METHODS[name].adapts != PROMPT:
-            base = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
-            ours = attach_adapter(base, tmp_path / "hf").eval()
-            assert torch.allclose(ours(input_ids=ids).logits, expected, atol=1e-5)
-        if not METHODS[name].merges:
+            loaded["ours"] = attach_adapter(base(), folder).eval()
+        if METHODS[name].merges:
+            assert merge(llama_dir, folder, tmp_path / "merged") < 1e-4
+            loaded["merged"] = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+        else:
             with pytest.raises(ModelError, match="cannot be merged"):
-                merge(llama_dir, tmp_path / "hf", tmp_path / "merged")
-            return
-        assert merge(llama_dir, tmp_path / "hf", tmp_path / "merged") < 1e-4
-        whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-        assert torch.allclose(whole(input_ids=ids).logits, expected, atol=1e-5)
+                merge(llama_dir, folder, tmp_path / "merged")
+        for way, other in loaded.items():
+            assert torch.allclose(other(input_ids=ids).logits, expected, atol=1e-5), way
 
 
 def four_bit(folder):

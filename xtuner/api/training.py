@@ -51,10 +51,10 @@ class Training:
     @property
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint; None if none was saved."""
+        if not by_trainer(self.config):
+            return find_last(self.work_dir)
         saved = [p for p in self.work_dir.glob("checkpoint-*") if p.name.partition("-")[2].isdecimal()]
-        if by_trainer(self.config):
-            return max(saved, key=lambda path: int(path.name.partition("-")[2]), default=None)
-        return find_last(self.work_dir)
+        return max(saved, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
     @property
     def scalars(self) -> dict[str, Curve]:

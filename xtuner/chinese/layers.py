@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 LAYERS = {
+    "Expanding": "添加层",
+    "Layers %s of %d are new": "新的层：%s，共 %d 层",
     "Trained layers: %s of %d": "训练的层：%s，共 %d 层",
     "model.trained_layers = 'added', but no layers were added: run xtuner convert expand": (
         "model.trained_layers = 'added'，但此模型没有添加的层：请运行 xtuner convert expand"

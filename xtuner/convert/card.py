@@ -20,6 +20,7 @@ from typing import Any
 from xtuner.chat.trained_with import CONFIG_NAME
 from xtuner.llava_folder import is_official_folder
 from xtuner.loadable import CAUSAL, LABELS_FILE, OF_SEQUENCES, OF_TOKENS, OF_VECTORS, auto_class, head_of
+from xtuner.model.adapter_methods import LORA, type_of
 from xtuner.model_folder import read_json
 
 _SETTINGS = (
@@ -54,20 +55,24 @@ _LICENSE = re.compile(r"^license:[ \t]*(\S.*)$", re.MULTILINE)
 _LOCAL = re.compile(r"~|/[^/\s]|[A-Za-z]:[\\/]|\\\\")
 
 
-def write_card(folder: Path, base: str | None, kind: str) -> None:
+def write_card(folder: Path, base: str | None, kind: str, method: str = LORA) -> None:
     """Write README.md for a `kind` of "adapter", "model", "merged model" or "quantised model".
 
-    `base`: the base model's name.
+    `base`: the base model's name. `method`: peft's name of the adapter that was merged.
     """
     settings = _settings(folder / CONFIG_NAME)
     name = hub_name(base) or (_last(base) if base else "a language model")
+    if kind == "adapter" and (folder / "adapter_config.json").is_file():
+        method = type_of(read_json(folder / "adapter_config.json"))
+    shown = "LoRA" if method == LORA else method
     title = {
-        "adapter": f"LoRA adapter for {name}",
+        "adapter": f"{shown} adapter for {name}",
         "model": f"{name}, fine-tuned",
         "quantised model": f"{name}, quantised",
-    }.get(kind)
-    front = _front_matter(folder, base, kind, settings)
-    parts = [f"---\n{front}---\n", f"# {title or f'{name} with a LoRA adapter merged into it'}\n"]
+        "merged model": f"{name} with a {shown} adapter merged into it",
+    }[kind]
+    front = _front_matter(folder, base, kind, method, settings)
+    parts = [f"---\n{front}---\n", f"# {title}\n"]
     if kind != "quantised model" or (folder / CONFIG_NAME).is_file():
         parts.append(f"Trained with XTuner; `{CONFIG_NAME}` holds every setting of the run.\n")
     if settings:
@@ -89,7 +94,7 @@ def hub_name(name: str | None) -> str | None:
     return name if name and _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
-def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str, Any]) -> str:
+def _front_matter(folder: Path, base: str | None, kind: str, method: str, settings: dict[str, Any]) -> str:
     adapter = kind == "adapter"
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if hub_name(base):
@@ -102,7 +107,7 @@ def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str,
     if data:
         fields["datasets"] = data
     fields["pipeline_tag"] = _TAGS.get(head_of(folder) or "", "text-generation")
-    more = {"model": [], "quantised model": ["compressed-tensors"]}.get(kind, ["lora"])
+    more = {"model": [], "quantised model": ["compressed-tensors"]}.get(kind, [method.lower()])
     fields["tags"] = [*more, "xtuner"]
     return "".join(
         f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)

@@ -19,6 +19,7 @@ import torch
 from xtuner import devices
 from xtuner.convert.lora import EMBEDDINGS, HEADS, Adapter, read_adapter
 from xtuner.convert.names import Group, Names, config_of
+from xtuner.convert.quality import prompt_ids
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
 from xtuner.model.base import layers_of
@@ -29,8 +30,7 @@ from xtuner.model.state import is_other_way_round
 from xtuner.model.vision.encoder import load_visual_encoder
 
 _ENDS = tuple(f"{name}.weight" for name in (*EMBEDDINGS, *HEADS))
-_LENGTH = 32
-_SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
+SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
 _WRAPPERS = (".base_layer.", ".original_module.", ".modules_to_save.default.")
 _SUSPICIOUS = 0.05  # of the largest logit; rounding to 16 bit stays well under it
 
@@ -43,7 +43,7 @@ def compare_logits(
     beside = None if is_clip else streamed_logits(base, read_adapter(adapter), device)
     alone = None if beside is None else streamed_logits(merged, None, device)
     if beside is None or alone is None:
-        needed, free = 4 * _SPACE * _num_values(merged), free_memory(device)
+        needed, free = 4 * SPACE * _num_values(merged), free_memory(device)
         if needed > free:
             logger.warning(
                 "logits not compared: that needs %.1f GB, %.1f GB are free. The merge itself is complete.",
@@ -128,7 +128,7 @@ def streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device)
         if adapter is not None:
             model = add_adapter(model, config_of(adapter))
     layers = layers_of(model)
-    held = _SPACE * 4 * max(sum(p.numel() for p in layer.parameters()) for layer in layers)
+    held = SPACE * 4 * max(sum(p.numel() for p in layer.parameters()) for layer in layers)
     if held > free_memory(device) or not all(name in tensors for name, _ in model.named_parameters()):
         return None
     # A layer whole: some look into the weights of modules that they do not call, and so do adapters.
@@ -193,8 +193,7 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
 
 def logits_of(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:
     """The logits of one fixed prompt."""
-    ids = torch.arange(_LENGTH, device=device) * 7919 % vocabulary
-    return model(input_ids=ids.unsqueeze(0), use_cache=False).logits.float().cpu()
+    return model(input_ids=prompt_ids(vocabulary).to(device), use_cache=False).logits.float().cpu()
 
 
 def _num_values(folder: Path) -> int:

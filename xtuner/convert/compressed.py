@@ -23,6 +23,8 @@ from torch import nn
 
 from xtuner import llava_folder, loadable
 from xtuner.convert.card import write_card
+from xtuner.convert.choices import GROUP_SIZES, ROUNDED
+from xtuner.convert.compare import SPACE
 from xtuner.convert.folders import copy_other_files, merged_folder
 from xtuner.convert.names import Names, empty_model
 from xtuner.convert.output import new_folder
@@ -39,12 +41,7 @@ from xtuner.model.base import layers_of
 from xtuner.model.loading import load_config
 from xtuner.model_folder import check_model_folder, read_json
 
-FORMATS = ("fp8", "int8", "w4a16")
-GROUP_SIZES = (128, 64, 32)
-"""Those that vLLM's kernels have."""
-
 _WEIGHT = "weight"
-_SPACE = 1.2  # a loaded model needs this times the bytes of its weights
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -101,9 +98,9 @@ class _Layer:
 
 
 def _check_format(name: str, group_size: int | None, symmetric: bool) -> None:
-    if name not in FORMATS:
+    if name not in ROUNDED:
         what = "--format is {name!r}: write one of {known}"
-        raise ConfigError(translate(what, name=name, known=", ".join(FORMATS)))
+        raise ConfigError(translate(what, name=name, known=", ".join(ROUNDED)))
     if name != "w4a16" and (group_size is not None or not symmetric):
         option = "--group-size" if group_size is not None else "--asymmetric"
         raise ConfigError(translate("{option} is for --format w4a16: leave it out", option=option))
@@ -278,7 +275,7 @@ def _compare(
     source: Path, folder: Path, layers: list[_Layer], scheme: Scheme, empty: Any, text: Text | None
 ) -> tuple[Quality, Quality] | None:
     """Run the model as it was and as the files of `folder` have it, and log the difference."""
-    needed = 4 * _SPACE * sum(parameter.numel() for parameter in empty.parameters())
+    needed = 4 * SPACE * sum(parameter.numel() for parameter in empty.parameters())
     if needed > (free := free_memory()):
         logger.warning(
             translate(

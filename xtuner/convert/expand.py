@@ -56,7 +56,7 @@ def expand(
     infos = {name: weights.infos[old] for name, (old, _) in names.items()}
     added = [number for number, (_, is_new) in enumerate(order) if is_new]
     with new_folder(dst_dir, sources=(source,), num_bytes=sum(i.num_bytes for i in infos.values())) as folder:
-        with byte_bar("Expanding", sum(i.num_bytes for i in infos.values())) as advance:
+        with byte_bar(translate("Expanding"), sum(i.num_bytes for i in infos.values())) as advance:
 
             def load(name: str) -> torch.Tensor:
                 advance(infos[name].num_bytes)
@@ -69,7 +69,7 @@ def expand(
         copy_other_files(source, folder, leave=("README.md",))
         _write_config(folder, config, text, order, added)
         _check_same(source, folder)
-    logger.info("Layers %s of %d are new", ", ".join(map(str, added)), len(order))
+    logger.info(translate("Layers %s of %d are new"), ", ".join(map(str, added)), len(order))
     return added
 
 

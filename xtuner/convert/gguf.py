@@ -22,6 +22,7 @@ import torch
 
 from xtuner.atomic import written
 from xtuner.convert import gguf_types
+from xtuner.convert.choices import K_QUANTS
 from xtuner.convert.folders import merged_folder
 from xtuner.convert.gguf_check import attention_window, compare
 from xtuner.convert.gguf_tokenizer import add_tokenizer
@@ -51,13 +52,13 @@ def to_gguf(
 ) -> Path:
     """Write the model folder `model` to the file `out`, or to a file in folder `out`; returns its path.
 
-    `kind`: one of gguf_types.KINDS. `text`: a file whose perplexity is measured before and after.
+    `kind`: one of GGUF_TYPES. `text`: a file whose perplexity is measured before and after.
     """
     source = merged_folder(model, "the model")
     config = load_config(source)
     architecture = _architecture(config, source)
     gguf = _need_gguf()
-    if kind in gguf_types.K_KINDS:
+    if kind in K_QUANTS:
         gguf_types.quantiser()  # before anything is read
     context = int(min(config.max_position_embeddings, attention_window(config)))
     words = None if text is None else read_text(text, source, context)
@@ -236,7 +237,7 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
 def _log_larger(plan: Mapping[str, Any], kind: str) -> None:
     """Log how many matrices have another type than K-quants, which have blocks of 256."""
     larger = [dtype.name for shape, dtype, _ in plan.values() if shape[-1] % 256 and dtype.name != "F32"]
-    if kind in gguf_types.K_KINDS and larger:
+    if kind in K_QUANTS and larger:
         logger.warning(
             translate(
                 "{count} matrices have rows that are no multiple of 256, and are larger than {kind}: {types}",

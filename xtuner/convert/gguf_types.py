@@ -25,9 +25,6 @@ from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import install_extra
 from xtuner.language import translate
 
-K_KINDS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m")
-KINDS = ("f16", "q8_0", *K_KINDS)
-
 # Packages whose compiled files hold llama.cpp's code.
 _PACKAGES = ("xllamacpp", "llama_cpp", "llama_cpp_py_sync")
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")

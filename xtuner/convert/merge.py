@@ -47,10 +47,11 @@ from xtuner.devices import KINDS, accelerator
 from xtuner.errors import ConfigError, ModelError
 from xtuner.families import text_part
 from xtuner.log import logger
+from xtuner.model.adapter_methods import type_of
 from xtuner.model.loading import is_native, load_config
 from xtuner.model.lora import check_writes_text
 from xtuner.model.vision.encoder import ENCODERS, vision_config
-from xtuner.model_folder import has_tokenizer, tokenizer_files
+from xtuner.model_folder import has_tokenizer, read_json, tokenizer_files
 
 _VISION = "vision_model."
 
@@ -133,7 +134,7 @@ def _merge_whole(
         copy_other_files(base, folder, leave=("README.md",))
         if (adapter / CONFIG_NAME).is_file():
             (folder / CONFIG_NAME).write_bytes((adapter / CONFIG_NAME).read_bytes())
-        write_card(folder, str(base), "merged model")
+        write_card(folder, str(base), "merged model", type_of(read_json(adapter / "adapter_config.json")))
         serve_as_trained(folder)
     return merged.difference
 

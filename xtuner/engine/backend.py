@@ -44,6 +44,7 @@ class Backend:
     name = "single"
     can_drop_gradients = True
     gathers_weights = False  # a forward needs all processes
+    divides = False  # a process has parts of weights, gradients or the optimizer's state
     can_save_parts = True  # each process may write and read its own parts of a checkpoint
     # Where the optimiser's state has a file of its own: its name.
     optimizer_file: str | None = None
@@ -218,6 +219,7 @@ class FSDPBackend(_ManyBackend):
 
     name = "fsdp"
     gathers_weights = True
+    divides = True
 
     def __init__(self, world: World, dtype: torch.dtype | None = None) -> None:
         super().__init__(world)

@@ -30,7 +30,7 @@ from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.samplers import DefaultSampler
 from xtuner.engine import resume, schedule
-from xtuner.engine.backend import Backend, DDPBackend, make_backend
+from xtuner.engine.backend import Backend, make_backend
 from xtuner.engine.batches.held_out import data_of_training, data_of_validation
 from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
@@ -359,7 +359,7 @@ def build_model(run: Run) -> Any:
 def check_adapter(run: Run, model: Any) -> None:
     """Raise ConfigError for an adapter whose weights cannot be divided among processes."""
     kind = adapter_type(model.parts().get("llm"))
-    if kind is not None and not isinstance(run.backend, DDPBackend) and type(run.backend) is not Backend:
+    if kind is not None and run.backend.divides:
         what = "model.lora.type: {kind} trains without --fsdp and --deepspeed: leave it out"
         raise ConfigError(translate(what, kind=kind))
 
@@ -412,8 +412,7 @@ def choose_ranks(run: Run) -> None:
 def check_divides(run: Run, kind: Any) -> None:
     """Raise ConfigError for an optimizer that needs weights whole where processes divide them."""
     package = getattr(kind, "__module__", "").partition(".")[0]
-    whole = kind is Muon or package == "schedulefree"
-    if whole and not isinstance(run.backend, DDPBackend) and type(run.backend) is not Backend:
+    if run.backend.divides and (kind is Muon or package == "schedulefree"):
         what = (
             "optim_wrapper.optimizer is {name}, which needs whole weights: train without --fsdp and "
             "--deepspeed"

@@ -11,7 +11,7 @@ rate fits both. After Jordan et al. 2024 and Liu et al. 2025, arXiv 2502.16982; 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -63,14 +63,18 @@ class Muon(torch.optim.Optimizer):
             group.setdefault(name, value)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of all groups that have gradients."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of all groups that have gradients; the loss of `closure`."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for is_matrix, kind in ((True, torch.optim.Muon), (False, torch.optim.AdamW)):
             groups = [group for group in self.param_groups if group["is_matrix"] is is_matrix]
             if groups:
+                # torch's own step, on our groups and states: what it was made with does not matter.
                 inner = kind(groups[0]["params"][:1], lr=0.0)
                 inner.param_groups, inner.state = groups, self.state
                 inner.step()
+        return loss
 
 
 def by_matrix(model: nn.Module, groups: Any) -> list[dict[str, Any]]:

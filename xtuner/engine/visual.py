@@ -104,7 +104,8 @@ class Visualizer:
         """Start writing into `log_dir`."""
         for backend in self.backends:
             backend.open(log_dir, timestamp, config_text)
-        self._ids = {tracker.name: tracker.id for tracker in self._trackers() if tracker.id}
+        is_open = {id(b.backend) for b in self.backends if isinstance(b, Guarded) and b.is_open}
+        self._ids = {t.name: t.id for t in self._trackers() if t.id and id(t) in is_open}
         if self._ids:
             (log_dir / "vis_data" / IDS_FILE).write_text(json.dumps(self._ids) + "\n", encoding="utf-8")
 

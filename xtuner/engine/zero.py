@@ -39,6 +39,7 @@ class ZeroBackend(Backend):
     name = "deepspeed"
     can_drop_gradients = False
     can_save_parts = False
+    divides = True
 
     def __init__(self, world: World, settings: Mapping[str, Any], batch_size: int) -> None:
         super().__init__(world)

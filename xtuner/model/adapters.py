@@ -70,6 +70,8 @@ def apply_other(llm: nn.Module, asked: Any, task_type: str | None) -> nn.Module:
     _name_targets(llm, cfg)
     try:
         model: Any = get_peft_model(llm, cfg)
+    except torch.OutOfMemoryError:
+        raise
     except _FAULTS as error:
         raise ConfigError(_does_not_fit(cfg, llm, error)) from error
     for parameter in model.parameters():
@@ -159,6 +161,8 @@ def attach_other(
         else:
             model = get_peft_model(model, cfg, adapter_name=name)
         set_peft_model_state_dict(model, dict(weights), adapter_name=name)
+    except torch.OutOfMemoryError:
+        raise
     except (*_FAULTS, KeyError) as error:
         raise ModelError(_does_not_fit(cfg, model, error)) from error
     own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)

@@ -36,7 +36,7 @@ class LISAHook(Hook):
     def before_train(self, runner: Run) -> None:
         if runner.model.uses_adapter:
             raise ConfigError(translate("LISAHook trains whole layers: leave out model.lora"))
-        if runner.world.size > 1 or getattr(runner.options, "deepspeed", None):
+        if runner.world.size > 1 or runner.backend.divides:
             what = "LISAHook frees layers of a single process: train with one, without --deepspeed"
             raise ConfigError(translate(what))
         self._layers = [

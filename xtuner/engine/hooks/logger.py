@@ -75,7 +75,8 @@ class LoggerHook(Hook):
         # Those of an update that begins again come again.
         again = checkpoint["meta"]["iter"] - checkpoint["resume"]["iter"]
         for name, values in checkpoint.get("logged", {}).items():
-            for value in values if name == "grad_norm" else values[: len(values) - again]:
+            num_kept = len(values) if name == "grad_norm" else max(len(values) - again, 0)
+            for value in values[:num_kept]:
                 runner.history.record(name, value)
 
     def _write(self, runner: Run, batch_idx: int) -> None:

@@ -28,6 +28,7 @@ from xtuner.evaluation.judge.duels import Verdicts, read_verdicts
 from xtuner.evaluation.run_folder import write_json
 from xtuner.language import language, translate
 from xtuner.log import logger
+from xtuner.model_address import local_model
 from xtuner.model_folder import check_model_path, with_base
 from xtuner.paths import check_adapter_path
 
@@ -73,6 +74,8 @@ def _side(given: str, base: str | None) -> Side:
     path = Path(given).expanduser()
     if path.is_file():
         return Side(path.stem, file=path)
+    given, base = local_model(given), base and local_model(base)
+    path = Path(given).expanduser()
     name = path.resolve().name if path.is_dir() else given
     if not (path / "adapter_config.json").is_file():
         return Side(name, model=given)

@@ -6,6 +6,7 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -18,9 +19,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("src_dir", help="the model folder")
     parser.add_argument("dst_dir", help="the folder to write")
     parser.add_argument(
-        "--blocks", type=int, default=8, help="how many layers to add, evenly among the others"
+        "--blocks", type=int, default=8, help="how many layers to add, evenly among the others (8)"
     )
-    parser.add_argument("--max-shard-size", default="2GB", help="the largest file of weights")
+    parser.add_argument("--max-shard-size", default="2GB", help="the largest file of weights (2GB)")
     return parser.parse_args(argv)
 
 
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Expand; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
+    fetch_models(args, "src_dir")
     check_model_path(args.src_dir)  # before torch is imported
     from xtuner.convert.expand import expand
 

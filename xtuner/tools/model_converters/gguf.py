@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.convert.choices import GGUF_TYPES
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -19,7 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--type",
         type=str.lower,
-        choices=["f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m"],
+        choices=GGUF_TYPES,
         default="f16",
         metavar="TYPE",
         help="f16, q8_0, or by llama.cpp's code q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q3_k_m (f16)",
@@ -33,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     """Convert; returns 0 when the file is complete."""
     args = parse_args(argv)
     start_console()
+    fetch_models(args, "model_name_or_path")
     check_model_path(args.model_name_or_path)  # before torch is imported
     from xtuner.convert.gguf import to_gguf
 

@@ -6,6 +6,7 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the Modelfile; returns 0."""
     args = parse_args(argv)
     start_console()
+    fetch_models(args, "model_name_or_path")
     check_model_path(args.model_name_or_path)  # before torch is imported
     from xtuner.convert.ollama import write_modelfile
 

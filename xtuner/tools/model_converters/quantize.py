@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from xtuner.convert.choices import GROUP_SIZES, ROUNDED
 from xtuner.language import translate
 from xtuner.log import logger, start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -22,14 +24,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("save_dir", help="the folder to write")
     parser.add_argument(
         "--format",
-        choices=["fp8", "int8", "w4a16"],
+        choices=ROUNDED,
         default="fp8",
         help="fp8 and int8: weights and inputs of linear layers in 8 bits; w4a16: weights in 4 bits (fp8)",
     )
     parser.add_argument(
         "--group-size",
         type=int,
-        choices=[128, 64, 32],
+        choices=GROUP_SIZES,
         help="of w4a16, how many columns share a scale (the largest that divides all widths)",
     )
     parser.add_argument(
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     """Quantise; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
+    fetch_models(args, "model_name_or_path")
     check_model_path(args.model_name_or_path)  # before torch is imported
     from xtuner.convert.compressed import quantize
 

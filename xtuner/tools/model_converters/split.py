@@ -6,6 +6,7 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Split; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
+    fetch_models(args, "src_dir")
     check_model_path(args.src_dir)  # before torch is imported
     from xtuner.convert.split import split
 
