@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,21 @@ def test_a_training_gives_its_files_and_numbers(config, llama_dir, capfd):
     assert (folder / "adapter_config.json").is_file()
     session = xtuner.chat(llama_dir, adapter=folder, torch_dtype="fp32", max_new_tokens=4, temperature=0)
     assert session.ask("Say 1") == session.messages[-1]["content"]
+
+
+@pytest.mark.slow
+def test_it_trains_in_processes_of_its_own(config, monkeypatch):
+    """NPROC_PER_NODE, as of the command; also a config that is built on another file, with settings."""
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    Path("base_of_mine.py").write_text(config.text)
+    text = "from xtuner.config import read_base\n\nwith read_base():\n    from .base_of_mine import *\n"
+    Path("mine.py").write_text(text)
+    options = {"lr": 1e-3, "max_epochs": 1, "default_hooks.logger.interval": 1}
+    run = xtuner.train("mine.py", work_dir="two", seed=1, cfg_options=options)
+    assert run.last_checkpoint.parent.name == "two"
+    assert run.losses
+    (record,) = Path("two").glob("*/replay.json")
+    assert len(json.loads(record.read_text())["initial"]) == 2
 
 
 def test_global_state_is_as_before(config):

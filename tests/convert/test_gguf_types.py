@@ -10,6 +10,7 @@ import pytest
 
 from xtuner import cli
 from xtuner.convert import gguf_types
+from xtuner.convert.choices import GGUF_TYPES, K_QUANTS
 
 # Types that llama.cpp 0.5.0 wrote, by part: "Q6_K*2 Q4_K*8" are those of ten layers in order.
 WRITTEN = json.loads((Path(__file__).parents[1] / "data" / "gguf_types.json").read_text())
@@ -26,7 +27,7 @@ def runs(types):
     return " ".join(f"{name}*{count}" for name, count in found)
 
 
-@pytest.mark.parametrize("kind", gguf_types.K_KINDS)
+@pytest.mark.parametrize("kind", K_QUANTS)
 @pytest.mark.parametrize("case", WRITTEN)
 def test_tensors_have_the_types_that_llama_cpp_gives_them(case, kind):
     """17 and 80 layers, a tied head, 8 and 4 experts, rows that are no multiple of 256 or of 32."""
@@ -46,7 +47,7 @@ def test_tensors_have_the_types_that_llama_cpp_gives_them(case, kind):
 
 def test_vectors_and_routers_stay_in_fp32():
     model = gguf_types.Model(2, 4, is_tied=False)
-    for kind in gguf_types.KINDS:
+    for kind in GGUF_TYPES:
         assert gguf_types.type_of("blk.0.attn_norm.weight", (256,), kind, model) == "F32"
         assert gguf_types.type_of("blk.0.ffn_gate_inp.weight", (4, 256), kind, model) == "F32"
 

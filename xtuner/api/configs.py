@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from xtuner.estimate.machine import find_machine
 from xtuner.estimate.memory import size_text
 from xtuner.language import language, translate
 from xtuner.log import start_console
-from xtuner.model_address import use_local_models
+from xtuner.model_address import local_model, use_local_models
 from xtuner.proposal.methods import METHODS
 from xtuner.recipes.catalogue import find
 from xtuner.recipes.render import render, settings_of
@@ -160,21 +160,23 @@ def propose(
     from xtuner.proposal.model import look_at_model
 
     start_console("WARNING")
-    model = look_at_model(model_path, template, method)
+    folder = local_model(model_path)
+    model = look_at_model(folder, template, method)
     check_data_path(data_path)
     from xtuner.model.tokenizer import load_tokenizer
     from xtuner.proposal.choices import choose
     from xtuner.proposal.config import write_config
     from xtuner.proposal.pairs import look_at
 
-    tokenizer = load_tokenizer(model_path, trust_remote_code=trust_remote_code)
-    data = look_at(data_path, tokenizer, model.template, method, model_path if model.sees else None)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    data = look_at(data_path, tokenizer, model.template, method, folder if model.sees else None)
     machine = find_machine()
     proposal = choose(model, data, machine, method)
-    text = write_config(Path(name).stem, model, data, proposal, lang, forgetting)
+    named = replace(model, path=model_path)  # the config keeps an address
+    text = write_config(Path(name).stem, named, data, proposal, lang, forgetting)
     known = f", as {model.row.name}" if model.row else ""
     lines = [
-        f"model    {model.path}: family {model.family}{known}, {model.context} positions",
+        f"model    {model_path}: family {model.family}{known}, {model.context} positions",
         f"data     {data.path}: {data.num_rows} rows, about {data.num_tokens:.0f} tokens",
         *_reasons(proposal, machine),
     ]

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from xtuner.log import start_console
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """Show the pages until stopped; returns the exit code of the process that ended first."""
     args = parse_args(argv)
     start_console()
+    fetch_models(args, "model_or_url")
     from xtuner.chat.web.launch import WebSettings, web
 
     given = [("--adapter", each) for each in args.adapter]
