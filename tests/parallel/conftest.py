@@ -239,6 +239,8 @@ def two(
         "lora_after_full": {"lora": LORA, "resume": str(folder / "ddp" / "iter_10.pth")},
         "four_share": {"sequence_parallel_size": 4},
         "ddp_experts": {"lora": LORA, "folder": experts, "max_iters": 6},
+        "ddp_oft": {"lora": {"type": "peft.OFTConfig", "oft_block_size": 8}, **SHORT},
+        "ddp_prompts": {"lora": {"type": "peft.PromptTuningConfig", "num_virtual_tokens": 4}, **SHORT},
         "fsdp_experts": {"fsdp": True, "lora": LORA, "folder": experts, "max_iters": 6},
         "fsdp_qlora_experts": {"fsdp": True, **QLORA, "folder": experts, "max_iters": 6},
         "fsdp_paged": {"fsdp": True, "lora": LORA, "optimizer": PAGED},

@@ -77,6 +77,13 @@ def test_parts_of_a_quantised_base(one, two, assert_same):
     assert_same(two["fsdp_qlora"], one(**two["fsdp_qlora"]["options"], **{"train_dataloader.batch_size": 2}))
 
 
+@pytest.mark.parametrize("case", ["ddp_oft", "ddp_prompts"])
+def test_other_adapters_than_lora_train_in_processes(case, one, two, assert_same):
+    expected = one(**two[case]["options"], **{"train_dataloader.batch_size": 2})
+    assert expected["losses"][-1] != expected["losses"][0]
+    assert_same(two[case], expected)
+
+
 @pytest.mark.parametrize("case", ["ddp_experts", "fsdp_experts", "fsdp_qlora_experts"])
 def test_adapters_of_packed_experts(case, one, two, assert_same):
     """Adapters of every expert are trained, with tokens on this process or not; with 4 bits too."""
