@@ -231,14 +231,20 @@ def test_a_session_streams_and_shows_nothing(llama_dir, capfd):
         ]
         assert session.undo()
         assert len(session.messages) == 1
-        for _ in session.stream("hello"):
-            break
-        assert len(session.last.ids) < 8
-        assert session.messages[-1]["role"] == "assistant"
         with pytest.raises(ConfigError, match="reads no images: name a vision-language model"):
             session.ask("what is it?", image="cat.png")
     out = capfd.readouterr()
     assert (out.out, [line for line in out.err.split("\n") if "INFO" in line]) == ("", [])
+
+
+def test_an_answer_that_is_no_longer_asked_for_ends(llama_dir):
+    """What was generated until then is in the history."""
+    with xtuner.chat(llama_dir, max_new_tokens=800, torch_dtype="fp32", prompt_template="default") as session:
+        for _ in session.stream("hello"):
+            break
+        assert session.last.finish == "cancelled"
+        assert len(session.last.ids) < 800
+        assert session.messages[-1] == {"role": "assistant", "content": session.last.text}
 
 
 @pytest.mark.parametrize(

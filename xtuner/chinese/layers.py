@@ -44,6 +44,5 @@ LAYERS = {
         "添加暂不改变结果的层副本，只训练它们（LLaMA Pro）。"
     ),
     "the model folder": "模型目录",
-    "how many layers to add, evenly among the others": "添加多少层，均匀分布在其他层之间",
-    "the largest file of weights": "权重文件的最大大小",
+    "how many layers to add, evenly among the others (8)": "添加多少层，均匀分布在其他层之间（8）",
 }

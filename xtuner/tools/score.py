@@ -7,9 +7,9 @@ import argparse
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path, state_of, with_base
+from xtuner.model_folder import state_of, with_base
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import fetch_models, find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(translate("--{flag} is {value}: write 1 or more", flag=flag, value=value))
     start_console()
     # Paths are checked before torch is imported.
-    fetch_models(args, "model_name_or_path", "adapter")
-    check_model_path(args.model_name_or_path)
+    find_model(args, "model_name_or_path")
+    fetch_models(args, "adapter")
     if args.adapter is not None:
         check_adapter_path(args.adapter)
     from xtuner.scoring.file import score_file

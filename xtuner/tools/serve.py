@@ -6,8 +6,7 @@ import argparse
 import os
 
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.model import add_llava, add_loading
 from xtuner.tools.arguments.parser import Parser
 
@@ -55,10 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     start_console()
     # Paths are checked before torch is imported.
-    fetch_models(args, "model_name_or_path", "reward")
-    check_model_path(args.model_name_or_path)
+    find_model(args, "model_name_or_path")
     if args.reward is not None:
-        check_model_path(args.reward)
+        find_model(args, "reward")
     from xtuner.chat.server.serve import ServeSettings, serve
 
     serve(

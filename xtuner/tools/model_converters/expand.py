@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -29,8 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Expand; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
-    fetch_models(args, "src_dir")
-    check_model_path(args.src_dir)  # before torch is imported
+    find_model(args, "src_dir")
     from xtuner.convert.expand import expand
 
     added = expand(args.src_dir, args.dst_dir, args.blocks, args.max_shard_size)

@@ -6,8 +6,7 @@ import argparse
 
 from xtuner.convert.choices import GGUF_TYPES
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -35,8 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Convert; returns 0 when the file is complete."""
     args = parse_args(argv)
     start_console()
-    fetch_models(args, "model_name_or_path")
-    check_model_path(args.model_name_or_path)  # before torch is imported
+    find_model(args, "model_name_or_path")
     from xtuner.convert.gguf import to_gguf
 
     to_gguf(args.model_name_or_path, args.out, kind=args.type, text=args.text, check=not args.no_check)

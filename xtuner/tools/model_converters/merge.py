@@ -8,9 +8,9 @@ import shlex
 from xtuner.devices import KINDS
 from xtuner.language import translate
 from xtuner.log import logger, start_console
-from xtuner.model_folder import check_model_path, looks_local
+from xtuner.model_folder import looks_local
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import fetch_models, find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     start_console()
     # Paths are checked before torch is imported.
-    fetch_models(args, "model_name_or_path", "adapter_name_or_path")
-    check_model_path(args.model_name_or_path)
+    find_model(args, "model_name_or_path")
+    fetch_models(args, "adapter_name_or_path")
     if looks_local(args.adapter_name_or_path):
         check_adapter_path(args.adapter_name_or_path)
     from xtuner.convert.merge import merge

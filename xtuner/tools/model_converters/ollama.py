@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -29,8 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the Modelfile; returns 0."""
     args = parse_args(argv)
     start_console()
-    fetch_models(args, "model_name_or_path")
-    check_model_path(args.model_name_or_path)  # before torch is imported
+    find_model(args, "model_name_or_path")
     from xtuner.convert.ollama import write_modelfile
 
     write_modelfile(

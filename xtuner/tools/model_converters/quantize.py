@@ -8,8 +8,7 @@ import shlex
 from xtuner.convert.choices import GROUP_SIZES, ROUNDED
 from xtuner.language import translate
 from xtuner.log import logger, start_console
-from xtuner.model_folder import check_model_path
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -49,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """Quantise; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
-    fetch_models(args, "model_name_or_path")
-    check_model_path(args.model_name_or_path)  # before torch is imported
+    find_model(args, "model_name_or_path")
     from xtuner.convert.compressed import quantize
 
     quantize(
