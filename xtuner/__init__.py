@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xtuner.api.training import train
     from xtuner.chat.talk import chat
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 __all__ = ["chat", "evaluate", "new_config", "train"]
 
 _ROOMS = {"evaluate": "api.scores", "new_config": "api.configs", "train": "api.training"}

@@ -1,6 +1,6 @@
 """What helps others to understand a fault on this machine, and nothing secret.
 
-xtuner         0.3.0
+xtuner         0.4.0
 Python         3.11.2, Linux 6.1.0 x86_64
 CPU            2 cores, 23.5 GB of memory (22.1 GB free)
 accelerator    NVIDIA H200, 143.8 GB (143.0 GB free), driver 570.86
