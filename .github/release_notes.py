@@ -2,7 +2,7 @@
 
 python .github/release_notes.py v0.4.0
 
-With the variables of a workflow, links to files lead to those of the tag: the page of a release has no folder.
+In a workflow, links to files lead to those of the tag: the page of a release has no folder.
 
     [memory](docs/memory.md)   ->   [memory](https://github.com/OWNER/NAME/blob/v0.4.0/docs/memory.md)
 """
@@ -41,7 +41,7 @@ def main(tag: str) -> str:
         raise SystemExit(f"the tag is {tag}, and xtuner/__init__.py says {version}: tag v{version}")
     text = section((ROOT / "CHANGELOG.md").read_text("utf-8"), version)
     if not text:
-        raise SystemExit(f"CHANGELOG.md has no section '## {version}': make one of what stands below '## Unreleased'")
+        raise SystemExit(f"CHANGELOG.md has no section '## {version}': make one of '## Unreleased'")
     server, repository = os.environ.get("GITHUB_SERVER_URL"), os.environ.get("GITHUB_REPOSITORY")
     return with_addresses(text, f"{server}/{repository}/blob/{tag}") if server and repository else text
 
