@@ -122,7 +122,7 @@ $(VENV)-trackers/.trackers: constraints.txt pyproject.toml $(VENV)-uv/bin/uv
 
 # The programs that read what `xtuner convert quantize` and `xtuner convert gguf --type q4_k_m` write.
 quantised: $(VENV)-quantised/.quantised
-	OMP_NUM_THREADS=1 $(VENV)-quantised/bin/python -m pytest tests/convert/quantised
+	OMP_NUM_THREADS=1 $(VENV)-quantised/bin/python -m pytest tests/convert/quantised tests/convert/gguf
 
 $(VENV)-quantised/.quantised: constraints.txt pyproject.toml
 	$(MAKE) VENV=$(VENV)-quantised $(VENV)-quantised/.torch

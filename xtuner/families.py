@@ -96,15 +96,15 @@ class Family:
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False
     fused: Fused | None = None
-    # llama.cpp's architecture: tests/convert/test_gguf.py. In "llama" rotation pairs neighbours, else halves.
+    # llama.cpp's architecture: tests/convert/gguf. In "llama" rotation pairs neighbours, else halves.
     gguf: str | None = None
-    # Whether llama.cpp makes the weights of a token's experts sum to one: tests/convert/test_gguf.py.
+    # Whether llama.cpp makes the weights of a token's experts sum to one: tests/convert/gguf.
     gguf_norms_experts: bool | None = None
     # Fields of the config that are set when the weights are quantised: tests/model/test_quantized.py.
     when_quantized: Mapping[str, Any] = field(default_factory=dict)
     # None: estimated as a Llama.
     sizes: Sizes | None = None
-    # Whether llama.cpp's architecture has biases of attention: tests/convert/test_gguf.py.
+    # Whether llama.cpp's architecture has biases of attention: tests/convert/gguf.
     gguf_biases: bool = True
     # Parts of weights' names -> Llama's names of them, where they differ.
     llama_names: Mapping[str, str] = field(default_factory=dict)

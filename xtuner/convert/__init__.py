@@ -4,8 +4,8 @@ pth_to_hf    iter_N.pth + config          ->  an adapter folder, or a model fold
 checkpoint   iter_N.pth, a sharded folder ->  one file, or back
 merge        model folder + adapter       ->  a model folder
 split        model folder                 ->  the same with one tensor in each file
-quantize     model folder                 ->  a model folder in 8 or 4 bits (compressed.py)
-gguf         model folder                 ->  one file for llama.cpp
+quantize     model folder                 ->  a model folder in 8 or 4 bits (quantised/)
+gguf         model folder                 ->  one file for llama.cpp (gguf/)
 ollama       model folder                 ->  a Modelfile
 """
 

@@ -13,10 +13,10 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from tests import seeing
-from xtuner.convert.compressed import quantize
 from xtuner.convert.names import empty_model
 from xtuner.convert.quality import logits_of_model, prompt_ids
-from xtuner.convert.rounding import Scheme
+from xtuner.convert.quantised import quantize
+from xtuner.convert.quantised.rounding import Scheme
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     start_console()
     find_model(args, "model_name_or_path")
-    from xtuner.convert.compressed import quantize
+    from xtuner.convert.quantised import quantize
 
     quantize(
         args.model_name_or_path,

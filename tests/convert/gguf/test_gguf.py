@@ -16,7 +16,8 @@ gguf = pytest.importorskip("gguf", reason="xtuner[gguf] is not installed")
 
 from tests import seeing
 from xtuner import cli
-from xtuner.convert.gguf import compare, to_gguf
+from xtuner.convert.gguf import to_gguf
+from xtuner.convert.gguf.check import compare
 from xtuner.errors import ModelError
 from xtuner.model.internlm2 import InternLM2Config
 from xtuner.model.loading import register_families

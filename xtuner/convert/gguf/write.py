@@ -1,11 +1,11 @@
 """A model folder as one GGUF file, for llama.cpp and programs built on it.
 
     model.layers.0.self_attn.q_proj.weight  ->  blk.0.attn_q.weight     rows in llama.cpp's order of rotation
-    model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, or Q8_0, Q4_K ... (gguf_types.py)
+    model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, Q8_0, Q4_K ... (tensor_types.py)
     model.norm.weight                       ->  output_norm.weight      F32, as all vectors
     ...mlp.experts.0.gate_proj.weight, 1, ... ->  blk.0.ffn_gate_exps.weight   [experts, out, in]
 
-Tensors are read and written one by one. The file is read back and compared with the folder (gguf_check.py).
+Tensors are read and written one by one. The file is read back and compared with the folder (check.py).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy
 import torch
 
 from xtuner.atomic import written
-from xtuner.convert import gguf_types
 from xtuner.convert.choices import K_QUANTS
 from xtuner.convert.folders import merged_folder
-from xtuner.convert.gguf_check import attention_window, compare
-from xtuner.convert.gguf_tokenizer import add_tokenizer
+from xtuner.convert.gguf import tensor_types
+from xtuner.convert.gguf.check import attention_window, compare
+from xtuner.convert.gguf.tokenizer import add_tokenizer
 from xtuner.convert.llama_names import as_llama, head_size
 from xtuner.convert.quality import read_text
 from xtuner.convert.served import ends_of
@@ -59,7 +59,7 @@ def to_gguf(
     architecture = _architecture(config, source)
     gguf = _need_gguf()
     if kind in K_QUANTS:
-        gguf_types.quantiser()  # before anything is read
+        tensor_types.quantiser()  # before anything is read
     context = int(min(config.max_position_embeddings, attention_window(config)))
     words = None if text is None else read_text(text, source, context)
     path = Path(out).expanduser()
@@ -162,14 +162,14 @@ def _write(
         add_tokenizer(gguf, writer, tokenizer, rows, ends_of(weights.folder))
         plan = _plan(gguf, weights, config, architecture, kind)
         for name, (shape, dtype, _) in plan.items():
-            raw, size = gguf_types.raw_shape(gguf, shape, dtype), gguf_types.num_bytes(gguf, shape, dtype)
-            held_as = numpy.dtype(gguf_types.numpy_type(dtype.name))
+            raw, size = tensor_types.raw_shape(gguf, shape, dtype), tensor_types.num_bytes(gguf, shape, dtype)
+            held_as = numpy.dtype(tensor_types.numpy_type(dtype.name))
             writer.add_tensor_info(name, raw, held_as, size, raw_dtype=dtype)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, (_, dtype, load) in plan.items():
-            writer.write_tensor_data(gguf_types.stored(gguf, name, load(), dtype))
+            writer.write_tensor_data(tensor_types.stored(gguf, name, load(), dtype))
     finally:
         writer.close()
 
@@ -214,7 +214,7 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
     own_head = not config.tie_word_embeddings and any(name == "lm_head.weight" for name, _, _ in tensors)
     # Of families without experts the setting may be missing.
     experts = getattr(config, "num_experts", 0) or 0
-    model = gguf_types.Model(config.num_hidden_layers, experts, is_tied=not own_head)
+    model = tensor_types.Model(config.num_hidden_layers, experts, is_tied=not own_head)
     plan: dict[str, Any] = {}
     for own, shape, load in tensors:
         if own.endswith("rotary_emb.inv_freq"):
@@ -225,7 +225,7 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
         if name is None:
             raise ModelError(f"{weights.folder}: GGUF's {architecture} has no tensor for {own}")
         heads = _heads_of(own, config) if architecture == "llama" else 0
-        dtype = gguf.GGMLQuantizationType[gguf_types.type_of(name, shape, kind, model)]
+        dtype = gguf.GGMLQuantizationType[tensor_types.type_of(name, shape, kind, model)]
         plan[name] = (shape, dtype, functools.partial(_load_rotated, load, heads) if heads else load)
     if config.rope_parameters.get("rope_type") == "llama3":
         factors = _llama3_factors(config)

@@ -30,7 +30,7 @@ from xtuner.convert.names import Names, empty_model
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.quality import Quality, Text, log_loss_of, logits_of_model, measured, read_text
-from xtuner.convert.rounding import MATRICES, Scheme
+from xtuner.convert.quantised.rounding import MATRICES, Scheme
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.errors import ConfigError, ModelError

@@ -8,9 +8,8 @@ import torch
 
 from tests import seeing
 from xtuner import cli
-from xtuner.convert import compressed
-from xtuner.convert.compressed import quantize
-from xtuner.convert.rounding import Scheme, packed, unpacked
+from xtuner.convert.quantised import compressed, quantize
+from xtuner.convert.quantised.rounding import Scheme, packed, unpacked
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights
 from xtuner.errors import ConfigError, ModelError

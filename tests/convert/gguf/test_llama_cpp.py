@@ -13,9 +13,8 @@ xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed:
 import gguf
 from transformers import AutoModelForCausalLM
 
-from xtuner.convert import gguf_types
-from xtuner.convert.gguf import to_gguf
-from xtuner.convert.gguf_check import config_of_file
+from xtuner.convert.gguf import tensor_types, to_gguf
+from xtuner.convert.gguf.check import config_of_file
 from xtuner.convert.quality import prompt_ids
 from xtuner.model.loading import load_config
 
@@ -108,12 +107,12 @@ def test_what_is_stored_is_what_the_package_gguf_makes_of_it(folder, tmp_path):
     weight = torch.randn(4, 512)
     for name in ("Q4_0", "Q5_0", "Q5_1"):
         kind = gguf.GGMLQuantizationType[name]
-        ours = gguf_types.stored(gguf, "x", weight, kind)
+        ours = tensor_types.stored(gguf, "x", weight, kind)
         assert (ours == gguf.quants.quantize(weight.numpy(), kind)).all()
     errors = []
     for name in ("Q3_K", "Q4_K", "Q5_K", "Q6_K"):
         kind = gguf.GGMLQuantizationType[name]
-        back = gguf.quants.dequantize(gguf_types.stored(gguf, "x", weight, kind), kind)
+        back = gguf.quants.dequantize(tensor_types.stored(gguf, "x", weight, kind), kind)
         errors.append((torch.from_numpy(back) - weight).square().mean().sqrt().item())
     assert errors == sorted(errors, reverse=True)
     assert errors[0] < 0.2
@@ -131,7 +130,7 @@ def test_interrupted_files_leave_nothing(folder, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gguf_types, "stored", stop)
+    monkeypatch.setattr(tensor_types, "stored", stop)
     with pytest.raises(KeyboardInterrupt):
         to_gguf(folder, tmp_path / "x.gguf", kind="q4_k_m")
     assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*.part"))
