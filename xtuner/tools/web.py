@@ -38,6 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Show the pages until stopped; returns the exit code of the process that ended first."""
     args = parse_args(argv)
+    args.model_or_url = args.model_or_url or None  # "": a variable that is not set
     start_console()
     fetch_models(args, "model_or_url")
     from xtuner.chat.web.launch import WebSettings, web

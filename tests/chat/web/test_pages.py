@@ -245,6 +245,7 @@ def test_the_client(server):
         (["http://127.0.0.1:9"], "the server http://127.0.0.1:9 cannot be reached"),
         (["--work-dir", "no/such"], "--work-dir no/such: no such folder"),
         (["--adapter", "x"], "--adapter needs a model that this command serves"),
+        (["", "--adapter", "x"], "--adapter needs a model that this command serves"),
     ],
 )
 def test_wrong_settings_are_one_line(argv, message, capsys):

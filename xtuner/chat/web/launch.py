@@ -65,11 +65,13 @@ def web(settings: WebSettings) -> int:
             url = f"http://127.0.0.1:{served_at}"
             if (code := _wait_for(f"{url}/health", children[0])) is not None:
                 return code
-        children.append(subprocess.Popen(_streamlit(settings, url, port), env=environment))
-        page = f"http://{settings.host}:{port}/_stcore/health"
-        if (code := _wait_for(page, children[-1])) is not None:
+        # For its welcome, which tells the address again, Streamlit asks a server for this machine's.
+        quiet = {**environment, "STREAMLIT_LOGGER_HIDE_WELCOME_MESSAGE": "true"}
+        children.append(subprocess.Popen(_streamlit(settings, url, port), env=quiet))
+        host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # all addresses of this machine
+        if (code := _wait_for(f"http://{host}:{port}/_stcore/health", children[-1])) is not None:
             return code
-        logger.info("Open http://%s:%d in a browser (Ctrl-C ends it)", settings.host, port)
+        logger.info("Open http://%s:%d in a browser (Ctrl-C ends it)", host, port)
         while all(child.poll() is None for child in children):
             time.sleep(0.2)
         return next(child.returncode for child in children if child.returncode is not None)
