@@ -8,7 +8,7 @@
 # make oldest a part of the suite with the oldest packages that pyproject.toml allows
 # make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
 # make harness  the tests of xtuner eval --harness, with lm-eval
-# make trackers  the tests of --tracker and of addresses, with SwanLab, MLflow, trackio and s3fs
+# make trackers  the tests of --tracker, addresses and hubs, with SwanLab, MLflow, trackio, s3fs, gcsfs and ModelScope
 # make quantised  the tests of quantised export with compressed-tensors and llama.cpp
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
@@ -117,7 +117,7 @@ trackers: $(VENV)-trackers/.trackers
 $(VENV)-trackers/.trackers: constraints.txt pyproject.toml $(VENV)-uv/bin/uv
 	$(MAKE) VENV=$(VENV)-trackers $(VENV)-trackers/.torch
 	$(VENV)-uv/bin/uv pip install --quiet --python $(VENV)-trackers/bin/python \
-	  -e ".[track,swanlab,mlflow,trackio,s3]" "moto[server]" pytest
+	  -e ".[track,swanlab,mlflow,trackio,s3,gs]" "moto[server]" gcp-storage-emulator modelscope pytest
 	@touch $@
 
 # The programs that read what `xtuner convert quantize` and `xtuner convert gguf --type q4_k_m` write.

@@ -35,6 +35,7 @@ class Hub:
     def __init__(self) -> None:
         self.files = defaultdict(dict)
         self.private: dict[str, bool] = {}
+        self.licenses: dict[str, str] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.puts_until_broken: int | None = None
@@ -44,6 +45,7 @@ class Hub:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
+    routes: tuple = ()
 
     def log_message(self, *_):
         pass
@@ -66,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, path))
         if not path.startswith("/objects/") and self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self.answer({"error": "Invalid credentials"}, 401)
-        for pattern, action in ROUTES:
+        for pattern, action in self.routes:
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
                 return action(self, content, *match.groups())
         return self.answer({"error": f"no {self.command} {path}"}, 404)
@@ -160,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 _REPO = r"([\w.-]+/[\w.-]+)"
-ROUTES = (
+Handler.routes = (
     (r"POST /api/repos/create", Handler.create),
     (r"POST /api/validate-yaml", Handler.validate),
     (rf"POST /api/models/{_REPO}/branch/(.+)", Handler.branch),
@@ -175,10 +177,10 @@ ROUTES = (
 
 
 @contextlib.contextmanager
-def hub_server():
+def hub_server(handler=Handler):
     """A running hub."""
     hub = Hub()
-    handler = type("HandlerOfOne", (Handler,), {"hub": hub})
+    handler = type("HandlerOfOne", (handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

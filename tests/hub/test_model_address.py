@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from xtuner.config import parse_config
-from xtuner.errors import NotFoundError, XTunerError
+from xtuner.errors import XTunerError
 from xtuner.model_address import local_model, use_local_models
 
 CONTENTS = {"config.json": b"{}", "model.safetensors": b"w" * 5000, "parts/a.bin": b"p"}
@@ -104,31 +104,3 @@ def test_every_model_of_a_config_is_local_and_its_text_keeps_the_address(bucket)
     assert config.tokenizer.pretrained_model_name_or_path == folder
     assert config.custom_hooks[0].tokenizer is config.tokenizer
     assert "memory://bucket/model" in config.text
-
-
-def test_a_folder_of_s3_by_its_http(tmp_path, monkeypatch):
-    """s3fs against moto's server: a model's folder and a data file."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed: make trackers")
-    server_of = pytest.importorskip("moto.server", reason="moto is not installed: make trackers")
-    monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret")
-    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        system = fsspec.filesystem("s3", skip_instance_cache=True)
-        system.mkdir("bucket")
-        for name, content in CONTENTS.items():
-            system.pipe_file(f"bucket/model/{name}", content)
-        system.pipe_file("bucket/rows.jsonl", b'{"a": 1}\n{"a": 2}\n')
-        assert contents(local_model("s3://bucket/model")) == CONTENTS
-        from xtuner.dataset.reading.load import load_dataset
-
-        rows = load_dataset("s3://bucket/rows.jsonl")
-        assert [row["a"] for row in rows["train"]] == [1, 2]
-        with pytest.raises(NotFoundError, match=r"s3://bucket/nothing cannot be downloaded"):
-            local_model("s3://bucket/nothing")
-    finally:
-        server.stop()

@@ -51,6 +51,9 @@ HUB = {
     "{address} has {got:,} bytes instead of {size:,}: the download was cut off": (
         "{address} 有 {got:,} 字节，应为 {size:,}：下载中断"
     ),
+    "{repo} has no branch {branch}, and ModelScope's client makes none: make it on its page": (
+        "{repo} 没有分支 {branch}，而 ModelScope 的客户端不会创建分支：请在其网页上创建"
+    ),
     "--modelscope needs the package modelscope: {command}": "--modelscope 需要 modelscope 包：{command}",
     "{where} did not take it: {reason:.400} (the same command goes on with what is missing)": (
         "{where} 未接收：{reason:.400}（再次运行同一命令将补发缺少的部分）"

@@ -101,7 +101,7 @@ def _front_matter(folder: Path, base: str | None, kind: str, method: str, settin
         fields["base_model"] = base
         relations = {"adapter": "adapter", "quantised model": "quantized"}
         fields["base_model_relation"] = relations.get(kind, "finetune")
-    if license_of_base := _license(base):
+    if license_of_base := license_of(base):
         fields["license"] = license_of_base
     data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
     if data:
@@ -115,10 +115,10 @@ def _front_matter(folder: Path, base: str | None, kind: str, method: str, settin
     )
 
 
-def _license(base: str | None) -> str:
-    """The license in the README.md of a local base model; `""` if there is none."""
-    page = Path(base or "") / "README.md"
-    if not base or not page.is_file():
+def license_of(folder: str | Path | None) -> str:
+    """The license in the README.md of a folder; `""` if there is none."""
+    page = Path(folder or "") / "README.md"
+    if not folder or not page.is_file():
         return ""
     front = page.read_text("utf-8", errors="replace").removeprefix("---\n").partition("\n---")[0]
     match = _LICENSE.search(front)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtuner.convert.card import write_card
+from xtuner.convert.card import license_of, write_card
 from xtuner.credentials import without_credentials
 from xtuner.errors import ConfigError, NotFoundError, XTunerError
 from xtuner.extras import install_extra
@@ -204,24 +204,28 @@ def push_to_modelscope(folder: Path, plan: Plan, target: Target) -> str:
         raise ConfigError(
             translate("--modelscope needs the package modelscope: {command}", command=command)
         ) from None
-    api: Any = HubApi()
+    api: Any = HubApi()  # with the token of MODELSCOPE_API_TOKEN or of `modelscope login`
 
     def send() -> str:
-        token = os.environ.get("MODELSCOPE_API_TOKEN")
-        if token:
-            api.login(token)
         api.create_repo(
             target.repo,
             repo_type="model",
             visibility="public" if target.public else "private",
+            license=license_of(folder) or None,
             exist_ok=True,
         )
+        branch = target.revision if target.revision != "main" else "master"
+        if branch != "master" and branch not in api.get_model_branches_and_tags(target.repo)[0]:
+            what = "{repo} has no branch {branch}, and ModelScope's client makes none: make it on its page"
+            raise ConfigError(translate(what, repo=target.repo, branch=branch))
         api.upload_folder(
             repo_id=target.repo,
             folder_path=str(folder),
             allow_patterns=[_literal(name) for name in plan.files],
             commit_message=target.message,
-            revision=target.revision if target.revision != "main" else "master",
+            revision=branch,
+            # Its notes of what was sent would stay in the folder, and hold for any branch.
+            use_cache=False,
         )
         return f"{api.endpoint}/models/{target.repo}"
 
