@@ -64,6 +64,23 @@ CPO_CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"loss_type": "simpo", "simpo_gamma": 0.5, "cpo_alpha": 0.2},
     ),
 ]
+# Ours, and what TRL has for it, whose upper bound for cispo is epsilon_high and not 1 + epsilon_high.
+GRPO_CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    *(({"loss_type": name, "epsilon_high": 0.28},) * 2 for name in ("dapo", "grpo", "dr_grpo")),
+    ({"loss_type": "grpo", "beta": 0.04},) * 2,
+    ({"loss_type": "dapo", "beta": 0.04},) * 2,
+    (
+        {"loss_type": "gspo", "epsilon": 3e-2, "epsilon_high": 4e-2},
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 3e-2,
+            "epsilon_high": 4e-2,
+        },
+    ),
+    ({"loss_type": "cispo", "epsilon_high": 0.28}, {"loss_type": "cispo", "epsilon_high": 1.28}),
+    ({"loss_type": "dapo", "temperature": 0.7},) * 2,
+]
 
 
 def main() -> None:
@@ -104,7 +121,8 @@ def compare(write: bool) -> None:
     print(f"{'method':58} {'loss':>12} {'of loss':>9} {'of gradient':>12}")
     lines = ["| method | loss | difference | of the gradient |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
-        for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder), *kto(folder), *reward(folder)]:
+        methods = (dpo, orpo, cpo, kto, reward, grpo)
+        for name, ours, theirs in (row for method in methods for row in method(folder)):
             (loss, grads), (their_loss, their_grads) = ours, theirs
             of_loss = abs(loss - their_loss) / abs(loss)
             of_grads = max((grads[n] - g).norm() / grads[n].norm() for n, g in their_grads.items())
@@ -354,6 +372,65 @@ def reward(folder: str) -> Any:
     batch = trainer.data_collator(pairs)
     theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
     yield "RewardModel loss_type=ranking penalty_type=none", own, theirs
+
+
+def grpo(folder: str) -> Any:
+    """Four answers with advantages, whose log-probabilities have changed since they were sampled."""
+    import torch
+    from trl import GRPOConfig, GRPOTrainer
+
+    from xtuner.model.grpo import GRPO
+
+    pairs = answers()
+    prompts, texts = [pair["prompt_ids"] for pair in pairs], [pair["rejected_ids"] for pair in pairs]
+    batch = padded(prompts, texts, "")
+    prompt = len(prompts[0])
+    batch["prompt_ids"], batch["completion_ids"] = batch["input_ids"].split([prompt, max(map(len, texts))], 1)
+    batch["prompt_mask"] = batch["attention_mask"][:, :prompt]
+    batch["completion_mask"] = mask = batch["completion_mask"][:, prompt:]
+    advantages = torch.tensor([1.3, -0.4, 0.6, -0.2])
+    common = {"advantages": advantages, "num_items_in_batch": mask.sum()}
+    for own_settings, settings in GRPO_CASES:
+        model, reference = models()
+        temperature = settings.get("temperature", 1.0)
+        old, before = (token_logprobs(m, batch, prompt, temperature) for m in (model, reference))
+        torch.manual_seed(2)
+        old = old + 0.3 * torch.randn(old.shape)
+        data = interleaved(prompts, texts) | {"advantages": advantages, "max_new_tokens": 16}
+        data |= {"old_logprobs": old[mask.bool()], "temperature": temperature}
+        own_settings = {k: v for k, v in own_settings.items() if k != "temperature"}
+        given = {"ref_llm": copy.deepcopy(reference)} if "beta" in own_settings else {}
+        trained = GRPO(copy.deepcopy(model), **own_settings, **given).train()
+        own = measured(trained(data)["loss"], trained.llm)
+        args = GRPOConfig(
+            output_dir=folder,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=16,
+            **{k: v for k, v in settings.items() if k != "beta"},
+        )
+        trainer = GRPOTrainer(
+            model, reward_funcs=len, args=args, train_dataset=rows(), processing_class=tokenizer()
+        )
+        # With beta in its arguments the trainer would load a reference by its name.
+        trainer.beta, trainer.current_gradient_accumulation_steps = settings.get("beta", 0.0), 1
+        inputs = {**batch, **common, "old_per_token_logps": old, "ref_per_token_logps": before}
+        theirs = measured(trainer._compute_loss(trainer.model.train(), inputs), trainer.model)
+        yield f"GRPO {' '.join(f'{k}={v}' for k, v in settings.items())}", own, theirs
+
+
+def token_logprobs(model: Any, batch: Any, prompt: int, temperature: float) -> Any:
+    """The log-probability of each token of the answers, `[answers, longest]`."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    logits = logits[:, prompt - 1 : -1] / temperature
+    return logits.log_softmax(-1).gather(2, batch["completion_ids"][..., None])[..., 0]
 
 
 if __name__ == "__main__":

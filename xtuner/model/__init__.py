@@ -1,5 +1,6 @@
 """From a config to a module whose forward returns a loss. Importing it registers InternLM and InternLM2."""
 
+from xtuner.model.grpo import GRPO
 from xtuner.model.internvl import InternVL_V1_5
 from xtuner.model.late_compile import compile_bitsandbytes_late
 from xtuner.model.llava import LLaVAModel
@@ -10,4 +11,4 @@ from xtuner.model.vision_language import VisionLanguageFinetune
 compile_bitsandbytes_late()
 register_families()
 
-__all__ = ["InternVL_V1_5", "LLaVAModel", "SupervisedFinetune", "VisionLanguageFinetune"]
+__all__ = ["GRPO", "InternVL_V1_5", "LLaVAModel", "SupervisedFinetune", "VisionLanguageFinetune"]

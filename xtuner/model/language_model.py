@@ -226,9 +226,13 @@ class PackedLanguageModel(TrainModule):
         return _joined(hidden), _joined([p.device_targets() for p in supervised])
 
     def token_logprobs(
-        self, todo: Sequence[Pass], with_entropies: bool = False, with_likeliest: bool = False
+        self,
+        todo: Sequence[Pass],
+        with_entropies: bool = False,
+        with_likeliest: bool = False,
+        temperature: float = 1.0,
     ) -> TokenLogprobs:
-        """The log-probabilities of all supervised tokens."""
+        """The log-probabilities of all supervised tokens, of logits that are divided by `temperature`."""
         supervised = [p for p in todo if len(p.targets)]
         apart = self.head_apart()
         logprobs = torch.zeros(0, device=self.device)
@@ -238,9 +242,9 @@ class PackedLanguageModel(TrainModule):
             decoder, head = apart
             hidden, targets = self.hidden_with_loss(supervised, decoder)
             if with_entropies:
-                logprobs, entropies = head_logprobs_and_entropies(hidden, head, targets)
+                logprobs, entropies = head_logprobs_and_entropies(hidden, head, targets, temperature)
             else:
-                logprobs = head_logprobs(hidden, head, targets)
+                logprobs = head_logprobs(hidden, head, targets, temperature)
             if with_likeliest:
                 likeliest.append(head_likeliest(hidden, head))
         elif supervised:
@@ -248,6 +252,7 @@ class PackedLanguageModel(TrainModule):
             for p in supervised:
                 columns = p.columns_with_loss()
                 logits = p.with_loss_of(self.run(p, columns=columns).logits, columns)
+                logits = logits if temperature == 1 else logits / temperature
                 of_passes.append(logprobs_of(logits, p.device_targets()))
                 if with_entropies:
                     entropies_of_passes.append(entropies_of(logits, p.device_targets()))

@@ -235,14 +235,26 @@ def _logprobs(logits: Tensor, targets: Tensor, entropies: Tensor | None = None) 
     return wanted.to(exact) - torch.cat(totals)
 
 
-def head_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """Log-probabilities `[M]` that `head(hidden [M, h])` gives to `targets [M]`, in fp32, by blocks."""
-    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets, False)[0]
+def head_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Log-probabilities `[M]` that `head(hidden [M, h])` gives to `targets [M]`, in fp32, by blocks.
+
+    The logits are divided by `temperature`.
+    """
+    return _HeadLogprobs.apply(*_cooled(hidden, head, temperature), targets, False)[0]
 
 
-def head_logprobs_and_entropies(hidden: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
+def head_logprobs_and_entropies(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The same, and the entropies `[M]` of the distributions, without gradient."""
-    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets, True)
+    return _HeadLogprobs.apply(*_cooled(hidden, head, temperature), targets, True)
+
+
+def _cooled(hidden: Tensor, head: nn.Linear, temperature: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Hidden states, weight and bias of logits that are divided by `temperature`."""
+    if temperature == 1:
+        return hidden, head.weight, head.bias
+    return hidden / temperature, head.weight, None if head.bias is None else head.bias / temperature
 
 
 @torch.no_grad()
