@@ -46,7 +46,7 @@ LAYERS = {
     ),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
-    **dict.fromkeys(["check", "dataset", "model"], 3),
+    **dict.fromkeys(["check", "dataset", "model", "rewards"], 3),
     **dict.fromkeys(["generation", "scoring", "survey", "prepare"], 4),
     "chat": 5,
     "engine": 6,

@@ -183,8 +183,6 @@ EVALUATION = {
     "--metrics {name}: there is no such metric.{hint} Metrics: {names}, or FILE.py:FUNCTION": (
         "--metrics {name}：没有这个指标。{hint} 指标有：{names}，或 FILE.py:FUNCTION"
     ),
-    "--metrics {name}: there is no function {function}": "--metrics {name}：没有函数 {function}",
-    "--metrics {name} cannot be loaded: {error}": "--metrics {name} 无法加载：{error}",
     "%d questions are longer than the model's context of %d tokens: their beginning was cut": (
         "%d 道题超过模型的上下文（%d 个 token）：开头被截去"
     ),

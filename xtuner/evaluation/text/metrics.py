@@ -11,83 +11,25 @@ bleu and rouge compare words, and characters of Chinese, Japanese and Korean. `m
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.evaluation.vision.choices import find_choice
 from xtuner.language import translate
+from xtuner.rewards.compare import BY_NAME, boxed
+from xtuner.rewards.functions import find_function
 
 Metric = Callable[[str, str, str, Mapping[str, Any]], float]
 """Question, answer, reference, row -> a number."""
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?|-?\.\d+")
 CHARACTERS = "぀-ヿ㐀-鿿豈-﫿가-힣"
 """The ranges of characters of languages without spaces, for a regular expression."""
 _WORDS = re.compile(rf"[{CHARACTERS}]|[^\W_{CHARACTERS}]+")
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
-
-
-def _exact(answer: str, reference: str) -> float:
-    return float(answer.strip() == reference.strip())
-
-
-def _contains(answer: str, reference: str) -> float:
-    return float(bool(reference.strip()) and reference.strip() in answer)
-
-
-def _numeric(answer: str, reference: str) -> float:
-    given, right = last_number(answer), last_number(reference)
-    return float(given is not None and given == right)
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text, after the last `####` if there is one, as in GSM8K; None without one."""
-    found = _NUMBER.findall(text.rpartition("####")[2])
-    if not found:
-        return None
-    above, _, below = found[-1].replace(",", "").replace(" ", "").partition("/")
-    return Fraction(above) / Fraction(below) if below and int(below) else Fraction(above)
-
-
-def _boxed(answer: str, reference: str) -> float:
-    given = boxed(answer)
-    right = boxed(reference) or reference
-    return float(given is not None and _plain_math(given) == _plain_math(right))
-
-
-def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{...} of a text; None without one."""
-    starts = list(_BOXED.finditer(text))
-    if not starts:
-        return None
-    depth, start = 1, starts[-1].end()
-    for number in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[number], 0)
-        if depth == 0:
-            return text[start:number]
-    return None
-
-
-def _plain_math(text: str) -> str:
-    """A formula without what does not change its value."""
-    for name in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\$", "$", " ", "\\%", "%"):
-        text = text.replace(name, "")
-    text = text.replace("dfrac", "frac").replace("tfrac", "frac").rstrip(".")
-    text = re.sub(r"\\text\{(.*?)\}", r"\1", text)
-    number = text.replace(",", "")
-    try:
-        return str(Fraction(number))
-    except (ValueError, ZeroDivisionError):
-        return text
 
 
 def _letter(answer: str, reference: str) -> float:
@@ -155,10 +97,7 @@ def _f_measure(same: int, given: int, wanted: int) -> float:
 
 
 _METRICS: dict[str, Callable[[str, str], float]] = {
-    "exact": _exact,
-    "contains": _contains,
-    "numeric": _numeric,
-    "boxed": _boxed,
+    **BY_NAME,
     "letter": _letter,
     "bleu": _bleu,
     "rouge1": _rouge(1),
@@ -173,34 +112,12 @@ def find_metric(name: str) -> Metric:
     if name in _METRICS:
         plain = _METRICS[name]
         return lambda question, answer, reference, row: plain(answer, reference)
-    module, sign, function = name.rpartition(":")
-    if not sign:
+    if ":" not in name:
         what = "--metrics {name}: there is no such metric.{hint} Metrics: {names}, or FILE.py:FUNCTION"
         hint = did_you_mean(name, METRICS)
         raise ConfigError(translate(what, name=name, hint=hint, names=", ".join(METRICS)))
-    own = getattr(_load(module, name), function, None)
-    if not callable(own):
-        raise ConfigError(
-            translate("--metrics {name}: there is no function {function}", name=name, function=function)
-        )
+    own = find_function(name, "--metrics")
     return lambda question, answer, reference, row: float(own(question, answer, row))
-
-
-def _load(module: str, name: str) -> Any:
-    path = Path(module)
-    try:
-        if path.suffix != ".py":
-            return importlib.import_module(module)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        return loaded
-    except (ImportError, OSError, SyntaxError) as error:
-        raise ConfigError(
-            translate("--metrics {name} cannot be loaded: {error}", name=name, error=error)
-        ) from error
 
 
 def default_metrics(references: Sequence[str]) -> list[str]:
