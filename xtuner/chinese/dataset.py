@@ -83,9 +83,6 @@ FAULTS = {
         "ConcatDataset.{name} 为 {values}：需要 {count} 个不小于 0 的数，每个数据集一个"
     ),
     "ConcatDataset cannot take items of an empty data set": "ConcatDataset 无法从空数据集中取条目",
-    "only one question can be encoded without its answer, and the conversation has {count} turns": (
-        "不含回答时只能编码一个问题，而对话有 {count} 轮"
-    ),
     "{name} has half of a character at position {start}; write the whole character": (
         "{name} 在位置 {start} 有半个字符，请写完整"
     ),

@@ -42,6 +42,7 @@ RUN_KEYS: dict[str, str] = {
     "test_dataloader": "data of xtuner test, instead of val_dataloader",
     "test_cfg": "the loop of xtuner test",
     "test_evaluator": "metrics of answers that xtuner test measures instead of the loss",
+    "rollouts": "how answers are sampled and rewarded, for a model that learns from rewards",
     "optim_wrapper": "optimiser, precision, clipping, accumulation",
     "param_scheduler": "learning rate over time",
     "default_hooks": "timer, logger, param_scheduler, checkpoint, sampler_seed",
@@ -112,6 +113,7 @@ REQUIRED_BY_TRAINER = ("model", "train_dataset", "training_args")
 BUILT = (
     "train_dataloader",
     "model",
+    "rollouts",
     "optim_wrapper",
     "param_scheduler",
     "train_cfg",
@@ -203,7 +205,7 @@ VALUES = (
     _whole("replay_updates", 0, may_be_none=False),
     _whole("train_cfg.max_iters", 1),
     _above_zero("train_cfg.max_epochs"),
-    _above_zero("model.beta"),
+    _between("model.beta", 0, math.inf),
     _whole("train_cfg.val_interval", 1),
     Value("train_cfg.spike_ratio", "a number above 1", lambda v: _is_number(v) and v > 1),
     Value("val_dataloader.held_out", "a number above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1),
@@ -228,6 +230,11 @@ VALUES = (
         Value(name, "a dict, or a list of dicts", lambda v: isinstance(v, (Mapping, list)))
         for name in ("val_evaluator", "test_evaluator")
     ),
+    Value("rollouts", "a dict", lambda v: isinstance(v, Mapping)),
+    _whole("rollouts.count", 2, may_be_none=False),
+    _whole("rollouts.max_new_tokens", 1, may_be_none=False),
+    _whole("rollouts.iterations", 1, may_be_none=False),
+    _above_zero("rollouts.temperature"),
     Value("custom_hooks", "a list of dicts", lambda v: isinstance(v, list)),
     Value("log_level", f"one of {', '.join(_LOG_LEVELS)}", lambda v: v in _LOG_LEVELS),
 )
@@ -250,6 +257,11 @@ CLASHES = (
         ),
         "train_cfg needs either max_epochs or max_iters; it has max_epochs={train_cfg.max_epochs}, "
         "max_iters={train_cfg.max_iters}",
+    ),
+    Clash(
+        "model.beta",
+        lambda get: get("model.beta") == 0 and "GRPO" not in str(get("model.type")),
+        "model.beta is {model.beta}, but only GRPO trains without a reference: it must be above 0",
     ),
     Clash(
         "val_dataloader",

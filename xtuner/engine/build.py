@@ -36,9 +36,11 @@ from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
 from xtuner.engine.batches.validation import ValBatches
+from xtuner.engine.build_rollouts import build_reward_validation, build_rollout_batches, check_samples
 from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
+from xtuner.engine.hooks.rollouts import RolloutsHook
 from xtuner.engine.image_features import store_features
 from xtuner.engine.muon import Muon, by_matrix
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
@@ -169,7 +171,8 @@ def build_batches(run: Run) -> BatchSource:
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{path}.collate_fn")
     kwargs = build_loader_kwargs(run, cfg)
-    return Batches(dataset, batch_sampler, collate_fn, run.seed, run.world.data_rank, **kwargs)
+    batches = Batches(dataset, batch_sampler, collate_fn, run.seed, run.world.data_rank, **kwargs)
+    return build_rollout_batches(run, dataset, batches) if run.cfg.get("rollouts") else batches
 
 
 def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
@@ -193,6 +196,8 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
         raise ConfigError(
             translate("{data}.dataset: validation data must end; leave out streaming = True", data=data)
         )
+    if run.cfg.get("rollouts"):
+        return build_reward_validation(run, dataset, data)
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
     reader = (run.world.data_rank, run.world.data_size)
@@ -350,6 +355,7 @@ def build_model(run: Run) -> Any:
     if settings := run.cfg.get("compile"):
         compile_layers(model.llm, {} if settings is True else settings)
     check_adapter(run, model)
+    check_samples(run, model)
     run.weights_text = describe_weights(model)
     run.reference = take_reference(model, run.world)
     run.backend.wrap(model, run.device)
@@ -463,6 +469,7 @@ def build_hooks(run: Run) -> list[Any]:
     named = [(f"default_hooks.{k}", v) for k, v in cfgs.items() if v is not None]
     named += [(f"custom_hooks.{i}", v) for i, v in enumerate(run.cfg.get("custom_hooks") or [])]
     hooks: list[tuple[Any, Any]] = [(ReplayHook(run.cfg.get("replay_updates", REPLAY_UPDATES)), None)]
+    hooks += [(RolloutsHook(), None)] if run.cfg.get("rollouts") else []
     for path, cfg in named:
         priority = cfg.get("priority") if isinstance(cfg, dict) else None
         if isinstance(cfg, dict):

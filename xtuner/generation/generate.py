@@ -2,6 +2,7 @@
 
     complete           one prompt -> Completion, with its text streamed
     complete_several   one prompt -> several, generated together
+    complete_all       many prompts -> an answer to each, generated together
     answer             many requests, each with the events of its answer
 
 A call has no side effects: it uses separate random generators, restores the mode of every module, and builds
@@ -22,7 +23,7 @@ from xtuner.generation.engine import Engine
 from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.limits import answer_room, context_length
 from xtuner.generation.pictures import Pictures
-from xtuner.generation.request import End, Event, Failed, Request, Sampling
+from xtuner.generation.request import COMPLETE, End, Event, Failed, Request, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +42,11 @@ class Completion:
     seconds: float
     first_seconds: float = 0.0  # until the first token
     reused: int = 0  # tokens of the prompt whose keys and values were kept from before
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the model ended the answer itself."""
+        return self.finish in COMPLETE
 
     @property
     def tokens_per_second(self) -> float:
@@ -96,13 +102,34 @@ def complete_several(
 
     The other arguments are those of `complete`; `on_text` receives the text of the first answer.
     """
-    start = time.perf_counter()
     prompt = [int(i) for i in torch.as_tensor(input_ids).reshape(-1)]
     settings = Sampling(**{**SAMPLING, **sampling})
-    listeners = [_Listener(on_text if number == 0 else None) for number in range(count)]
+    asked = [(prompt, _with_seed(settings, number)) for number in range(count)]
+    return complete_all(
+        model, tokenizer, asked, on_text=on_text, cache=cache, cancelled=cancelled, pictures=pictures
+    )
+
+
+def complete_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[tuple[list[int], Sampling]],
+    *,
+    on_text: Callable[[str], None] | None = None,
+    cache: KeptCache | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    pictures: Pictures | None = None,
+    max_running: int = 32,
+) -> list[Completion]:
+    """An answer to each of `asked`, a prompt and its sampling; at most `max_running` are generated at a time.
+
+    The other arguments are those of `complete_several`.
+    """
+    start = time.perf_counter()
+    listeners = [_Listener(on_text if number == 0 else None) for number in range(len(asked))]
     requests = [
-        make_request(model, prompt, _with_seed(settings, number), listener.listen)
-        for number, listener in enumerate(listeners)
+        make_request(model, prompt, sampling, listener.listen)
+        for (prompt, sampling), listener in zip(asked, listeners, strict=True)
     ]
 
     def check() -> None:
@@ -110,7 +137,9 @@ def complete_several(
             for request in requests:
                 request.cancelled = True
 
-    answer(model, tokenizer, requests, cache=cache, pictures=pictures, after_step=check)
+    answer(
+        model, tokenizer, requests, cache=cache, pictures=pictures, max_running=max_running, after_step=check
+    )
     return [
         Completion(
             "".join(listener.pieces),

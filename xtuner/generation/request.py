@@ -70,6 +70,10 @@ class Piece:
     tokens: list[TokenInfo]
 
 
+# The ways in which the model itself ends an answer.
+COMPLETE = ("end", "stop")
+
+
 @dataclass(frozen=True)
 class End:
     """The end of an answer.
@@ -85,7 +89,7 @@ class End:
     @property
     def is_complete(self) -> bool:
         """Whether the model ended the answer itself."""
-        return self.finish in ("end", "stop")
+        return self.finish in COMPLETE
 
 
 @dataclass(frozen=True)

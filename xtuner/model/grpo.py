@@ -64,6 +64,7 @@ class GRPO(ReferencedModel):
     """
 
     metrics: tuple[str, ...] = ("clip_share", "entropy")
+    learns_from_rewards = True
 
     def __init__(
         self,

@@ -40,6 +40,8 @@ class TrainModule(nn.Module, ABC):
     uses_adapter: bool = False
     # Whether the trained model answers in words, so that one can chat with it.
     writes_text: bool = True
+    # Whether it trains on answers that it samples itself, which have rewards.
+    learns_from_rewards: bool = False
     # Whether batches bring the log-probabilities of a reference along, which are computed before training.
     stores_reference: bool = False
     # Where features of a frozen image encoder are kept, which are computed before training.

@@ -153,14 +153,18 @@ def test_images_stand_between_the_texts(bos):
     assert ids == [bos.bos_token_id, *one[0], -200, *one[1], *one[2]]
 
 
-def test_without_outputs_only_the_question_is_encoded(bos):
-    """For prompting a model: bos and the question, nothing supervised, one turn only."""
+def test_without_outputs_all_before_the_last_answer_is_encoded(bos):
+    """For prompting a model: earlier turns whole, bos and the last question, nothing supervised."""
     turns = [{"input": "q", "output": "a"}]
     encoded = encode_conversations([turns], bos, input_ids_with_output=False)
     assert encoded.ids.tolist() == [bos.bos_token_id, *bos.encode("q", add_special_tokens=False)]
     assert not encoded.trained.any()
-    with pytest.raises(InvalidRowError, match="2 turns"):
-        encode_conversations([turns * 2], bos, input_ids_with_output=False)
+    turns = [{"input": "q", "output": "a", "output_with_loss": False}, {"input": "r", "output": "b"}]
+    encoded = encode_conversations([turns], bos, input_ids_with_output=False)
+    q, a, r = (bos.encode(text, add_special_tokens=False) for text in "qar")
+    first = [bos.bos_token_id, *q, *a, bos.eos_token_id]
+    assert encoded.ids.tolist() == [*first, bos.bos_token_id, *r]
+    assert not encoded.trained.any()
 
 
 def test_no_conversations_give_no_samples(bos):

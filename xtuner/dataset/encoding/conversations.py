@@ -164,7 +164,7 @@ def plan_conversations(
 ) -> Planned:
     """The conversations split into pieces to tokenise; InvalidRowError for a row that cannot be.
 
-    Without `input_ids_with_output` only the question of a one-turn conversation is tokenised.
+    Without `input_ids_with_output` all before the last answer is tokenised.
     """
     keep_thinking = keep_thinking or one_sample_per_turn
     bos, eos = begin_ids(tokenizer), end_ids(tokenizer)
@@ -232,16 +232,9 @@ def _rendered(template: ChatTemplate, turn: Turn, with_output: bool, keep_thinki
 
 
 def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> Rendered:
-    """The one question with the generation prompt."""
-    answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
-    if len(answers) > 1:
-        raise DataError(
-            translate(
-                "only one question can be encoded without its answer, and the conversation has {count} turns",
-                count=len(answers),
-            )
-        )
-    question = messages[: answers[0]] if answers else messages
+    """All before the last answer, with the generation prompt."""
+    is_answered = bool(messages) and messages[-1].get("role") == "assistant"
+    question = messages[:-1] if is_answered else messages
     return Rendered(template.write(question, tools, prompt=True), [])
 
 
@@ -338,20 +331,13 @@ def _plan_row(
 ) -> Layout:
     """The pieces of one conversation; new texts are added to `texts`."""
     plan: Layout = []
-    if not with_output and len(turns) > 1:
-        raise DataError(
-            translate(
-                "only one question can be encoded without its answer, and the conversation has {count} turns",
-                count=len(turns),
-            )
-        )
     opens = True
-    for turn in turns:
+    for number, turn in enumerate(turns, start=1):
         if opens and len(bos):
             plan.append((bos, False))
         for piece in _input_pieces(turn_text(turn, "input"), with_image):
             plan.append((texts.setdefault(piece, len(texts)) if isinstance(piece, str) else piece, False))
-        if not with_output:
+        if not with_output and number == len(turns):
             return plan
         output = turn_text(turn, "output")
         trained = is_trained(turn)

@@ -102,7 +102,8 @@ class LoggerHook(Hook):
 
 
 def _is_mean(name: str, runner: Run) -> bool:
-    return "loss" in name or name in (*_SMOOTHED, *_SMOOTHED_HERE, *runner.model.metrics)
+    sampled = getattr(runner.train_dataloader, "metrics", ())
+    return "loss" in name or name in (*_SMOOTHED, *_SMOOTHED_HERE, *runner.model.metrics, *sampled)
 
 
 def describe_values(values: Mapping[str, float], left: float, memory: int) -> str:

@@ -22,11 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.data_files import READ, suffix_of
-from xtuner.dataset.encoding.pipeline import apply_map_fn
-from xtuner.dataset.map_fns.auto import auto_map_fn
-from xtuner.dataset.map_fns.preferences import DIALOGUES, PROMPTS
-from xtuner.dataset.map_fns.sharegpt import messages_of
-from xtuner.dataset.map_fns.template import chat_messages_map_fn
+from xtuner.dataset.encoding.asked import asked_of
 from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_split
@@ -328,28 +324,8 @@ def _with_tests(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def asked(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked in a row of any format of instruction data, and the answer it has, if any."""
-    messages = _messages_of(row)
-    reference = None
-    if messages and messages[-1]["role"] == "assistant":
-        reference = str(messages.pop()["content"])
-    if not any(message["role"] == "user" for message in messages):
-        raise DataError(translate("the row asks nothing"))
-    shown = "\n\n".join(str(message["content"]) for message in messages)
-    return {"shown": shown, "messages": messages, "reference": reference}
-
-
-def _messages_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    if name := next((name for name in DIALOGUES if isinstance(row.get(name), (list, tuple))), None):
-        return messages_of(row, name)
-    try:
-        made = chat_messages_map_fn(apply_map_fn(auto_map_fn, row, "dataset_map_fn"))["conversation"]
-    except DataError:
-        # A question without an answer.
-        texts = [row[name] for name in PROMPTS if isinstance(row.get(name), str) and row[name]]
-        if not texts:
-            raise
-        return [{"role": "user", "content": "\n".join(texts)}]
-    return list(made[0]["messages"]) if made else []
+    found = asked_of(row)
+    return {"shown": found.shown, "messages": found.messages, "reference": found.reference}
 
 
 def read_rows(path: str, limit: int | None = None) -> tuple[Task, dict[str, str]]:
