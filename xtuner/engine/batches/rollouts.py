@@ -175,12 +175,12 @@ class RolloutBatches:
             return None
         left, batches = self._kept
         plain = [(indices, _as_plain(batch)) for indices, batch in batches] if left else []
-        return {"left": left, "batches": plain}
+        return {"left": left, "batches": plain, "numbers": dict(self.numbers)}
 
     def go_on_from(self, position: Any) -> None:
         """Let `start_at` begin with the answers that are left."""
         batches = [(list(indices), _from_plain(batch)) for indices, batch in position["batches"]]
-        self._kept = position["left"], batches
+        self._kept, self.numbers = (position["left"], batches), dict(position["numbers"])
 
     def start_at(self, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Pairs of the items of a batch and the batch, from the update of `iteration` on."""
@@ -239,7 +239,7 @@ class RolloutBatches:
             for answer in answers
         ]
         data = flat_collate_fn(items or [_item([0], [])])["data"]
-        data["advantages"] = torch.tensor(advantages[answers], dtype=torch.float32)
+        data["advantages"] = torch.tensor(advantages[answers].tolist(), dtype=torch.float32)
         data |= {"max_new_tokens": self.rollouts.max_new_tokens, "temperature": self.rollouts.temperature}
         if self.rollouts.iterations > 1:
             run = self._run
