@@ -18,7 +18,7 @@ from xtuner import cli
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-CONFIG = '''
+CONFIG = """
 import torch
 from peft import LoraConfig
 from torch.optim import AdamW
@@ -68,7 +68,7 @@ default_hooks = dict(
     logger=dict(type=LoggerHook, interval=1),
     checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=interval, save_best="reward"))
 randomness = dict(seed=3)
-'''
+"""
 REWARD = '''
 def letters(question, answer, row):
     """The fraction of small letters in the answer."""
@@ -148,7 +148,7 @@ def test_the_reward_rises_and_is_validated(here, capsys):
     ],
 )
 def test_a_resumed_run_is_equal_to_the_bit(here, options):
-    """Also within several updates on the same answers, which the checkpoint holds then; the last with LoRA."""
+    """Also within several updates on the same answers, which the checkpoint holds; the last with LoRA."""
     if "beta=0.1" in options:
         Path("c.py").write_text(CONFIG.replace("lora = None", "lora = dict(type=LoraConfig, r=4)"))
     train("whole", *options)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtuner.check.rewards import NAMES, wrong_reward
 from xtuner.config import load_config, parse_config
 from xtuner.config.edit import EditableConfig, with_changes
 from xtuner.config.load import Config
@@ -18,6 +19,7 @@ from xtuner.language import language, translate
 from xtuner.log import start_console
 from xtuner.model_address import local_model, use_local_models
 from xtuner.proposal.methods import METHODS
+from xtuner.proposal.methods import rewards as learns_from_rewards
 from xtuner.recipes.catalogue import find
 from xtuner.recipes.render import render, settings_of
 
@@ -38,6 +40,7 @@ def new_config(
     template: str | None = None,
     trust_remote_code: bool = False,
     forgetting: bool = False,
+    rewards: Sequence[str] = (),
     lang: str | None = None,
     **settings: Any,
 ) -> EditableConfig:
@@ -45,9 +48,9 @@ def new_config(
 
     `name`: a built-in config (`xtuner list-cfg`), as `xtuner copy-cfg` writes it with the same `model`,
     `data` and `template`; or a file. Without a name: a config for `model` and `data`, as `xtuner new-cfg`
-    writes it with the same `method`, `template`, `trust_remote_code` and `forgetting`. `settings`: names of
-    the config (`max_epochs=1`) or paths in it (`**{"train_dataloader.num_workers": 2}`). `lang`: language of
-    the comments, "en" or "zh".
+    writes it with the same `method`, `template`, `trust_remote_code` and `forgetting`, and with `rewards`
+    as `--reward`. `settings`: names of the config (`max_epochs=1`) or paths in it
+    (`**{"train_dataloader.num_workers": 2}`). `lang`: language of the comments, "en" or "zh".
 
     Values are attributes and may be set: what is computed from them follows. `config.text` is the file.
     Raises ConfigError, NotFoundError, ModelError or DataError with the line that the command prints.
@@ -58,10 +61,18 @@ def new_config(
         if model is None or data is None:
             raise ConfigError(translate("new_config needs the name of a config, or model and data"))
         proposed = propose(
-            model, data, method, template, lang, trust_remote_code=trust_remote_code, forgetting=forgetting
+            model,
+            data,
+            method,
+            template,
+            lang,
+            trust_remote_code=trust_remote_code,
+            forgetting=forgetting,
+            rewards=rewards,
         )
         return EditableConfig(parse_config(proposed.text, NEW, settings))
-    given = {"method": method, "trust_remote_code": trust_remote_code, "forgetting": forgetting}
+    given: dict[str, Any] = {"method": method, "trust_remote_code": trust_remote_code}
+    given |= {"forgetting": forgetting, "rewards": rewards}
     if is_file(name):
         given |= {"model": model, "data": data, "template": template}
     if wrong := [key for key, value in given.items() if value]:
@@ -149,12 +160,14 @@ def propose(
     name: str = NEW,
     trust_remote_code: bool = False,
     forgetting: bool = False,
+    rewards: Sequence[str] = (),
 ) -> Proposed:
     """A config for a model folder and a data file, with the reasons of its settings."""
     if method is not None and method not in METHODS:
         what = "there is no method {method!r}.{hint} Methods: {methods}"
         hint, methods = did_you_mean(method, METHODS), ", ".join(METHODS)
         raise ConfigError(translate(what, method=method, hint=hint, methods=methods))
+    _check_rewards(method, rewards)
     # The folder is checked first, because the tokenizer needs torch, which is slow to import.
     from xtuner.check.files import check_data_path
     from xtuner.proposal.model import look_at_model
@@ -171,7 +184,12 @@ def propose(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     data = look_at(data_path, tokenizer, model.template, method, folder if model.sees else None)
     machine = find_machine()
-    proposal = choose(model, data, machine, method)
+    if data.is_prompts:
+        from xtuner.proposal.prompts import choose_rollouts
+
+        proposal = choose_rollouts(model, data, machine, method, list(rewards))
+    else:
+        proposal = choose(model, data, machine, method)
     named = replace(model, path=model_path)  # the config keeps an address
     text = write_config(Path(name).stem, named, data, proposal, lang, forgetting)
     known = f", as {model.row.name}" if model.row else ""
@@ -181,6 +199,19 @@ def propose(
         *_reasons(proposal, machine),
     ]
     return Proposed(text, lines)
+
+
+def _check_rewards(method: str | None, given: Sequence[str]) -> None:
+    """ConfigError for rewards that a method does not need, lacks, or that are wrong."""
+    if not learns_from_rewards(method):
+        if given:
+            raise ConfigError(translate("--reward is for --method grpo: add it, or leave out --reward"))
+        return
+    if not given:
+        what = "--method {method} needs a --reward: FILE.py:FUNCTION, or one of {names}"
+        raise ConfigError(translate(what, method=method, names=", ".join(NAMES)))
+    if wrong := [message for name in given if (message := wrong_reward(name))]:
+        raise ConfigError(*wrong)
 
 
 def _reasons(proposal: Proposal, machine: Machine) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from xtuner.check.files import data_bytes, file_faults, folders_nearby, hub_names
 from xtuner.check.names import Names, look_at, unmade
+from xtuner.check.rewards import reward_faults
 from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
 from xtuner.config.schema import Fault, built_parts, find_faults, is_of_value, passed_on
@@ -60,6 +61,7 @@ def check_config(
                 *unmade(config),
                 *names.faults,
                 *file_faults(config),
+                *reward_faults(config),
                 *errors,
             ]
         ),

@@ -44,12 +44,12 @@ def row_faults(config: Mapping[str, Any], try_rows: TryRows) -> tuple[list[Fault
 
 
 def _encoded(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The calls of process_hf_dataset that tokenise data of load_dataset."""
+    """The calls that tokenise data of load_dataset."""
     for name in data_parts(config):
         for path, cfg in walk(config.get(name), name):
             load = cfg.get("dataset")
             if (
-                called(cfg) == "process_hf_dataset"
+                called(cfg) in ("process_hf_dataset", "build_prompt_dataset")
                 and isinstance(load, Mapping)
                 and called(load) == "load_dataset"
                 and isinstance(load.get("path"), str)

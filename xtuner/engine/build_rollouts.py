@@ -44,8 +44,8 @@ def build_rollout_batches(run: Run, dataset: Any, prompts: Batches) -> RolloutBa
     count = run.cfg.optim_wrapper.get("accumulative_counts", 1)
     if (run.cfg.train_cfg.get("max_iters") or 0) % count:
         what = (
-            "train_cfg.max_iters is {max_iters}, but an update takes accumulative_counts = {count} iterations: "
-            "take a multiple of it"
+            "train_cfg.max_iters is {max_iters}, but an update takes accumulative_counts = {count} "
+            "iterations: take a multiple of it"
         )
         raise ConfigError(translate(what, max_iters=run.cfg.train_cfg["max_iters"], count=count))
     return RolloutBatches(run, rollouts_of(run), prompts, count)

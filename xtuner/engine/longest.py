@@ -17,6 +17,7 @@ import numpy as np
 from xtuner import devices
 from xtuner.config import Config
 from xtuner.engine.batches.indexed import Batches
+from xtuner.engine.batches.rollouts import RolloutBatches
 from xtuner.engine.build import build_run
 from xtuner.engine.memory import explaining_out_of_memory, peak_bytes
 from xtuner.engine.run import Run, RunOptions
@@ -67,6 +68,9 @@ def longest_batch(batches: Batches) -> tuple[int, list[int]]:
 
 def _try(run: Run) -> Tried:
     source = run.train_dataloader
+    if isinstance(source, RolloutBatches):
+        what = "answers are sampled while training, so none is known to be the longest: leave out --longest"
+        raise ConfigError(translate(what))
     if not isinstance(source, Batches):
         what = (
             "with streaming = True rows are read while training, so none is the longest: leave out --longest"

@@ -27,6 +27,7 @@ from xtuner.engine.optim import PendingUpdate
 from xtuner.engine.run import Run
 from xtuner.engine.runner import sum_counts
 from xtuner.engine.steps import train_step
+from xtuner.errors import ConfigError
 from xtuner.language import padded, translate
 from xtuner.svg_curves import svg_curves
 
@@ -121,6 +122,9 @@ def find_rate(run: Run, say: Callable[[str], None]) -> Advice | None:
     """
     say = say if run.world.is_first else lambda line: None
     tried: list[Tried] = []
+    if run.model.learns_from_rewards:
+        what = "--find-lr looks for the rate at which a loss falls, and rewards have none: leave it out"
+        raise ConfigError(translate(what))
     with run.held:
         say(_line(translate("lr"), translate("loss"), translate("smoothed")))
         for one in try_rates(run):

@@ -84,9 +84,7 @@ def read_training(
     trained_bytes = weight_bytes if full else 4
     loader = _dict(config.get("train_dataloader"))
     parameters = adapter.get("target_parameters") or ()
-    batch = _number(loader.get("batch_size"), 1)
-    without_copy = model.get("ref_llm") or model.get("stored_reference") or None
-    word = _word(model.get("type"))
+    batch = _batch(config, loader)
     run = Training(
         tokens=batch * max_length(config, shape),
         batch=batch,
@@ -103,7 +101,7 @@ def read_training(
         fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
         device=machine.device,
         compiled=bool(config.get("compile")),
-        copies=int(full and word in _WITH_REFERENCE and without_copy is None),
+        copies=int(full and _keeps_copy(model)),
         reference_bytes=reference_bytes,
         image_trained=_image_trained(model, shape),
         by_trainer=by_trainer(config),
@@ -112,6 +110,22 @@ def read_training(
     if asked == "offload" and run.device != "cpu" and asked not in ways_on(run.device):
         asked = "full"  # as model/recompute does
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
+
+
+def _batch(config: Mapping[str, Any], loader: Mapping[str, Any]) -> int:
+    """The items of a batch: with `rollouts` the answers of an update, divided by its batches."""
+    batch, rollouts = _number(loader.get("batch_size"), 1), _dict(config.get("rollouts"))
+    if not rollouts:
+        return batch
+    divided = _number(_dict(config.get("optim_wrapper")).get("accumulative_counts"), 1)
+    return -(-batch * _number(rollouts.get("count"), 8) // divided)
+
+
+def _keeps_copy(model: Mapping[str, Any]) -> bool:
+    """Whether the method keeps a frozen copy of the model, where all its weights are trained."""
+    word = _word(model.get("type"))
+    has_copy = word in _WITH_REFERENCE or (word == "GRPO" and bool(model.get("beta")))
+    return has_copy and not model.get("ref_llm") and not model.get("stored_reference")
 
 
 def _image_trained(model: Mapping[str, Any], shape: Shape) -> int:
@@ -162,9 +176,11 @@ def max_length(config: Mapping[str, Any], shape: Shape) -> int:
 
 
 def sample_length(config: Mapping[str, Any], shape: Shape) -> int:
-    """Tokens of the longest sample, of which a row may hold several."""
+    """Tokens of the longest sample, of which a row may hold several; of a prompt with a sampled answer."""
     found = [n for n in _values(config.get("train_dataloader"), "max_length") if isinstance(n, int)]
-    return max(found, default=shape.context or 2048)
+    rollouts = _dict(config.get("rollouts"))
+    answer = _number(rollouts.get("max_new_tokens"), 512) if rollouts else 0
+    return max(found, default=shape.context or 2048) + answer
 
 
 def _values(value: Any, key: str) -> Iterator[Any]:

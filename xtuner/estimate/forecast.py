@@ -141,11 +141,13 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
     model = config.get("model")
     extended = isinstance(model, Mapping) and model.get("max_position_embeddings")
     if context and length > context and not extended:
-        message = translate(
-            "max_length is {length}, and the model has {context} positions: set max_length = {context}",
-            length=length,
-            context=context,
-        )
+        what = "max_length is {length}, and the model has {context} positions: set max_length = {context}"
+        if config.get("rollouts"):
+            what = (
+                "max_length and rollouts.max_new_tokens are {length} together, and the model has {context} "
+                "positions: answers to long prompts are cut"
+            )
+        message = translate(what, length=length, context=context)
         warnings.append(Fault("max_length", message))
     return warnings
 

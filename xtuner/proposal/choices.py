@@ -57,12 +57,12 @@ class Proposal:
 
 def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | None = None) -> Proposal:
     """The settings for that model, data and machine."""
-    draft = _Draft(model, data, machine)
+    draft = Draft(model, data, machine)
     length = draft.take(_choose_length(model, data))
     pack = [draft.take(_choose_pack(data, length.value))] if data.is_pairs else []
     how = draft.take(_choose_method(draft, method))
     more = [draft.take(choice) for choice in _choose_preference(draft)]
-    recompute = draft.take(_choose_recompute(draft))
+    recompute = draft.take(choose_recompute(draft))
     batch = draft.take(_choose_batch(draft))
     tokens = (pack or [length])[0].value * batch.value
     epochs, why_epochs = _choose_epochs(data, tokens)
@@ -93,7 +93,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     )
 
 
-class _Draft:
+class Draft:
     """The choices so far; their memory is estimated as by `xtuner check`."""
 
     def __init__(self, model: ModelFacts, data: DataFacts, machine: Machine) -> None:
@@ -108,6 +108,10 @@ class _Draft:
     def value(self, name: str) -> Any:
         """The value chosen for `name`."""
         return self._chosen[name]
+
+    def choose_method(self, asked: str | None) -> Choice:
+        """The method: the one that is asked for, or an adapter that fits."""
+        return _choose_method(self, asked)
 
     @property
     def recompute(self) -> str:
@@ -168,10 +172,11 @@ def _choose_epochs(data: DataFacts, tokens: int) -> tuple[int, str]:
     return (1, "once over texts") if data.is_text else (3, "three times over conversations")
 
 
-def _choose_method(draft: _Draft, asked: str | None) -> Choice:
-    pairs, quantised = draft.data.is_pairs, draft.model.quantised
-    lora, qlora = ("dpo_lora", "dpo_qlora") if pairs else ("lora", "qlora")
-    if asked not in (None, "dpo"):
+def _choose_method(draft: Draft, asked: str | None) -> Choice:
+    quantised = draft.model.quantised
+    begin = "grpo_" if draft.data.is_prompts else "dpo_" if draft.data.is_pairs else ""
+    lora, qlora = f"{begin}lora", f"{begin}qlora"
+    if asked not in (None, "dpo", "grpo"):
         return Choice("method", asked, "as --method says")
     if quantised:
         return Choice("method", lora, f"its weights are quantised already, with {quantised}")
@@ -187,7 +192,7 @@ def _choose_method(draft: _Draft, asked: str | None) -> Choice:
     return Choice("method", lora if fits else qlora, f"{'it fits' if fits else 'it does not fit'} {numbers}")
 
 
-def _choose_preference(draft: _Draft) -> list[Choice]:
+def _choose_preference(draft: Draft) -> list[Choice]:
     """The learning rate of an adapter, or the reference of all weights; nothing without pairs."""
     if not draft.data.is_pairs:
         return []
@@ -202,7 +207,8 @@ def _choose_preference(draft: _Draft) -> list[Choice]:
     return [Choice(name, not fits, f"{why}, which fits, and the log has kl" if fits else why)]
 
 
-def _choose_recompute(draft: _Draft) -> Choice:
+def choose_recompute(draft: Draft) -> Choice:
+    """Whether activations are computed again in the backward pass."""
     name = "use_activation_checkpointing"
     need = draft.memory("none")
     if need is None:
@@ -212,7 +218,7 @@ def _choose_recompute(draft: _Draft) -> Choice:
     return Choice(name, not fits, f"{why}, which fits, and it is faster" if fits else why)
 
 
-def _choose_batch(draft: _Draft) -> Choice:
+def _choose_batch(draft: Draft) -> Choice:
     if draft.data.is_pairs or draft.model.shape is None or draft.machine.device == "cpu":
         return Choice("batch_size", 1, "rows are packed, and more at once gain nothing here")
     size, length = 1, draft.value("max_length")

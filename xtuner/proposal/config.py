@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xtuner.recipes.catalogue import Recipe
-from xtuner.recipes.datasets import Dataset, own_data, own_images, own_pairs
+from xtuner.recipes.datasets import Dataset, own_data, own_images, own_pairs, own_prompts
 from xtuner.recipes.methods import METHODS
 from xtuner.recipes.models import Model
 from xtuner.recipes.page import Code
@@ -23,6 +23,8 @@ SAMPLE_TOKENS = 100
 # Choices that are not variables of part 1 of the config.
 _OF_MODEL = ("use_activation_checkpointing", "stored_reference")
 _ELSEWHERE = ("method", "dataset_map_fn", "image_folder", "prompt_template", *_OF_MODEL)
+# Answers to the training prompts are in the log of a run that samples them anyway.
+_WITHOUT_SAMPLES = {"evaluation_freq": None, "SYSTEM": None, "chat": None}
 
 
 def write_config(
@@ -46,7 +48,7 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     changes: dict[str, Any] = {key: value for key, value in chosen.items() if key not in _ELSEWHERE}
     if data.is_pairs:
         changes["use_varlen_attn"] = True
-    else:
+    elif not data.is_prompts:
         changes["pack_to_max_length"] = True
     if data.chat_template is not None:
         changes["tokenizer"] = {"chat_template": data.chat_template}
@@ -64,7 +66,10 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
         if not data.takes_template:
             changes["chat"]["prompt_template"] = Code("PROMPT_TEMPLATE.auto")
     if not data.questions:
-        changes |= {"evaluation_freq": None, "SYSTEM": None, "chat": None}
+        changes |= _WITHOUT_SAMPLES
+    if chosen.get("held_out"):
+        changes["loop"] = {"max_epochs": Code("max_epochs"), "val_interval": Code("save_steps")}
+        changes["checkpoint"] = {"save_best": "reward"}
     # Without this setting training chooses the recomputation by memory.
     recomputes = chosen.get("use_activation_checkpointing", True)
     changes["model"] = {
@@ -78,6 +83,8 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
 def _rows(data: DataFacts) -> Dataset:
     if data.is_pairs:
         return own_pairs(data.map_fn)
+    if data.is_prompts:
+        return own_prompts(data.map_fn)
     if data.has_images:
         return own_images(data.image_folder, takes_template=data.takes_template)
     return own_data(data.map_fn, is_text=data.is_text)

@@ -44,6 +44,7 @@ class DataFacts:
     questions: list[str]
     prompts: list[int]
     is_pairs: bool = False  # of answers, one preferred to the other
+    is_prompts: bool = False  # to sample answers to; `prompts` are the lengths of the references then
     samples_per_row: float = 1.0
     has_images: bool = False  # in conversations, and the model reads them
     image_folder: str | None = None  # None: the working folder, or names are absolute

@@ -13,7 +13,7 @@ from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import estimate
 from xtuner.estimate.shape import read_shape
 from xtuner.recipes.catalogue import Recipe
-from xtuner.recipes.methods import PREFERENCE, TEXT
+from xtuner.recipes.methods import PREFERENCE, REWARDED, TEXT
 from xtuner.recipes.page import Code
 from xtuner.recipes.parts import adapter_config, llm_config
 from xtuner.recipes.plan import Plan
@@ -26,7 +26,7 @@ _CARD = Machine(NVIDIA, "GPU", 0, 0)
 def expected_memory(recipe: Recipe) -> int | None:
     """Peak memory on one GPU in bytes; None for models of unknown size or methods with several models."""
     plan, sizes = Plan(recipe), SIZES.get(recipe.model.name)
-    if sizes is None or recipe.method not in [*TEXT, *PREFERENCE] or plan.options["training_args"]:
+    if sizes is None or recipe.method not in [*TEXT, *PREFERENCE, *REWARDED] or plan.options["training_args"]:
         return None
     # Some recipes name another model than that of their row.
     named = known_sizes(plan.settings["model"][recipe.method.path_setting])
@@ -39,7 +39,9 @@ def memory_config(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe's config that `read_training` needs."""
     plan = Plan(recipe)
     schedule, data = plan.settings["schedule"], plan.settings["data"]
+    sampled = {name: plan.settings["rollouts"][name] for name in ("count", "max_new_tokens")}
     return {
+        **({"rollouts": sampled} if plan.has("rewards") else {}),
         "model": {
             "type": recipe.method.model["type"],
             "llm": llm_config(plan),

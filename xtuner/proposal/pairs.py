@@ -17,7 +17,8 @@ from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.proposal.data import DataFacts, Measured, Row, look_at_data, read_some, short_ones
 from xtuner.proposal.images import images_of_rows, look_at_images
-from xtuner.proposal.methods import prefers
+from xtuner.proposal.methods import prefers, rewards
+from xtuner.proposal.prompts import look_at_prompts
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own
 
@@ -29,6 +30,8 @@ def look_at(
 
     `processor`: the folder of a model that trains with images, if they are not pairs.
     """
+    if rewards(method):
+        return look_at_prompts(path, tokenizer, template)
     rows, numbers, read = read_some(path)
     are_pairs = all(read[0].get(name) is not None for name in ("chosen", "rejected"))
     if prefers(method) or (method is None and are_pairs):

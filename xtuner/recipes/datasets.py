@@ -349,6 +349,19 @@ def own_pairs(map_fn: str | None) -> Dataset:
     )
 
 
+def own_prompts(map_fn: str | None) -> Dataset:
+    """A file of the user's own with prompts to sample answers to."""
+    config = {
+        "type": Code("build_prompt_dataset"),
+        "dataset": {"type": Code("load_dataset"), "path": Code("data_path")},
+        "tokenizer": Code("tokenizer"),
+        "max_length": Code("max_length"),
+        "dataset_map_fn": map_fn,
+        "template_map_fn": TEMPLATED,
+    }
+    return Dataset("own_prompts", [Source("train_dataset", {"data_path": ""}, config)], epochs=1)
+
+
 JSONL_FILES = ["/your/jsonl/path/here.jsonl", "/your/another/jsonl/path/here.jsonl"]
 PREFERENCE = [
     _pairs("orpo_dpo_mix", _on_hub("mlabonne/orpo-dpo-mix-40k"), "orpo_dpo_mix_40k_map_fn"),

@@ -46,6 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "mmlu_data_root": None,
         "evaluate_steps": None,
     },
+    "rollouts": {"rewards": None, "count": None, "max_new_tokens": None, "temperature": None},
     "parallel": {"sequence_parallel_size": None},
     "schedule": {
         "batch_size": 1,
@@ -83,6 +84,8 @@ OPTIONS: dict[str, Any] = {
     "model": {},  # more arguments of the trained model
     "rows": {},  # more arguments of the function that loads data
     "collate": {"type": Code("default_collate_fn"), **VARLEN},
+    "rollouts": {},  # more arguments of Rollouts
+    "held_out": None,  # the fraction of the rows for validation
     "sampler": None,  # entries of the loader; None: shuffled, or sequence parallel if set
     "warmup": LINEAR_COSINE,
     "amp_dtype": "float16",
@@ -197,6 +200,32 @@ PREFERENCE = [
     Method("orpo_qlora", ORPO_SETTINGS, QUANTIZED, LORA, model=ORPO),
     Method("reward_full", REWARD_SETTINGS, model=REWARD),
     Method("reward_qlora", {**REWARD_SETTINGS, "lr": 1e-4}, QUANTIZED, SCORES, model=REWARD),
+]
+
+GRPO = {"type": Code("GRPO"), "loss_type": Code("loss_type"), "beta": Code("loss_beta")}
+GRPO_SETTINGS = {
+    "use_varlen_attn": None,
+    "pack_to_max_length": None,
+    "sequence_parallel_size": None,
+    "collate": None,
+    "loss_type": "dapo",
+    "loss_beta": 0.0,
+    "rewards": ["exact"],
+    "count": 8,
+    "max_new_tokens": 256,
+    "temperature": 1.0,
+    "max_epochs": 1,
+    "lr": 1e-6,
+    "evaluation_freq": None,
+    "SYSTEM": None,
+    "chat": None,
+    # The log-probabilities that are compared would differ by it.
+    "adapter": {"lora_dropout": 0.0},
+}
+REWARDED = [
+    Method("grpo_full", GRPO_SETTINGS, model=GRPO),
+    Method("grpo_lora", {**GRPO_SETTINGS, "lr": 1e-5}, HALF, LORA, model=GRPO),
+    Method("grpo_qlora", {**GRPO_SETTINGS, "lr": 1e-5}, QUANTIZED, LORA, model=GRPO),
 ]
 
 GROUPED = {
@@ -324,7 +353,7 @@ INTERNVL = [
     _internvl("internvl_qlora", quantization_llm=True, quantization_vit=False),
 ]
 
-METHODS = {method.name: method for method in [*TEXT, *PREFERENCE, *LLAVA, *INTERNVL]}
+METHODS = {method.name: method for method in [*TEXT, *PREFERENCE, *REWARDED, *LLAVA, *INTERNVL]}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},

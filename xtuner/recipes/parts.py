@@ -20,7 +20,8 @@ def write_settings(page: Page, plan: Plan, lang: str) -> None:
             page.gap()
         page.comment(comment(group, lang))
         for name, value in present.items():
-            page.assign(name, value, comment(name, lang))
+            note = comment(f"{name}_prompts", lang) if plan.has("rewards") else ""
+            page.assign(name, value, note or comment(name, lang))
             if name == "accumulative_counts" and plan.has("sequence_parallel_size") and plan.options["scale"]:
                 page.line("accumulative_counts *= sequence_parallel_size")
 
@@ -113,9 +114,16 @@ def write_data(page: Page, plan: Plan) -> None:
             "num_workers": Code("dataloader_num_workers"),
             "dataset": Code(train),
             **_sampler(page, plan),
-            "collate_fn": plan.options["collate"],
+            **({"collate_fn": plan.options["collate"]} if plan.options["collate"] else {}),
         },
     )
+    if plan.options["held_out"]:
+        page.assign("val_dataloader", {"held_out": plan.options["held_out"]})
+    if plan.has("rewards"):
+        page.gap()
+        names = ("rewards", "count", "max_new_tokens", "temperature")
+        rollouts = {"type": Code("Rollouts"), **_linked(plan, *names), **plan.options["rollouts"]}
+        page.assign("rollouts", rollouts)
     if plan.has("mmlu_data_root"):
         _write_mmlu(page)
 

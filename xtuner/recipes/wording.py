@@ -8,6 +8,16 @@ from xtuner.language import LANGUAGES
 COMMENTS = {
     "model": ("Model", "模型"),
     "data": ("Data", "数据"),
+    "rollouts": ("Sampled answers and their rewards", "采样的回答及其奖励"),
+    "rewards": ("FILE.py:FUNCTION, or a name; larger is better", "FILE.py:函数名，或内置名称，越大越好"),
+    "count": ("answers to each prompt", "每个提示采样的回答数"),
+    "max_new_tokens": ("tokens of an answer at most", "回答最多的 token 数"),
+    "batch_size_prompts": ("prompts of an update, per GPU", "每次更新每张 GPU 的提示数"),
+    "accumulative_counts_prompts": (
+        "batches that the answers of an update are divided into",
+        "每次更新的回答分成几批",
+    ),
+    "max_length_prompts": ("tokens of a prompt", "提示的 token 数"),
     "parallel": ("Parallel", "并行"),
     "schedule": ("Scheduler & Optimizer", "学习率与优化器"),
     "save": ("Save", "保存"),

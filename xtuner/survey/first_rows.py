@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 from xtuner.config import Builder
+from xtuner.config.folders import called
+from xtuner.dataset.encoding.asked import prompt_map_fn
 from xtuner.dataset.encoding.pipeline import MAX_FAULTY_FRACTION, Encoding, converse
 from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
+from xtuner.dataset.map_fns.auto import auto_map_fn
 from xtuner.dataset.reading.selection import take_split
 from xtuner.errors import DataError, XTunerError
 from xtuner.language import translate
@@ -25,6 +29,8 @@ def try_first_rows(cfg: Mapping[str, Any]) -> str | None:
         rows = take_split(builder.build(cfg["dataset"], "dataset"), cfg.get("split", "train"))
         built = builder.build(cfg.get("dataset_map_fn"), "dataset_map_fn")
         map_fn = find_map_fn(built, "dataset_map_fn", DATASET_FORMAT_MAPPING)
+        if called(cfg) == "build_prompt_dataset":
+            map_fn = functools.partial(prompt_map_fn, map_fn=map_fn or auto_map_fn)
         settings = Encoding(None, None, map_fn, rename_maps=dict(cfg.get("rename_maps") or ()))
         return _faults(rows, settings)
     except XTunerError as error:

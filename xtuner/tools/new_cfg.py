@@ -22,7 +22,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=METHODS,
         metavar="METHOD",
         help="lora where it fits into memory, else qlora; full for all weights. dpo likewise, for pairs of "
-        "answers, or one of dpo_lora, dpo_qlora, dpo_full",
+        "answers, or one of dpo_lora, dpo_qlora, dpo_full. grpo likewise, for prompts and a --reward",
+    )
+    parser.add_argument(
+        "--reward",
+        nargs="+",
+        default=[],
+        metavar="REWARD",
+        help="with --method grpo: FILE.py:FUNCTION, which is called with question, answer and row, or exact, "
+        "contains, numeric, boxed",
     )
     parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
     parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")
@@ -52,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         name=args.out,
         trust_remote_code=args.trust_remote_code,
         forgetting=args.forgetting,
+        rewards=args.reward,
     )
     write_new(out, proposed.text, force=args.force)
     print("\n".join(proposed.lines))

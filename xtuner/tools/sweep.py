@@ -62,6 +62,8 @@ def check_alone(config: Config) -> None:
         raise ConfigError(translate("sweep does not train by DeepSpeed: {cure}", cure=cure))
     if by_trainer(config):
         raise ConfigError(translate("sweep does not use the Trainer of transformers: {cure}", cure=cure))
+    if config.get("rollouts"):
+        raise ConfigError(translate("sweep does not sample answers (rollouts): {cure}", cure=cure))
     model = config.get("model") or {}
     if all(model.get(name) is None for name in ("lora", "peft_model", "llm_lora", "visual_encoder_lora")):
         raise ConfigError(

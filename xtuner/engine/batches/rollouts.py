@@ -75,22 +75,15 @@ class Rollouts:
         self.scale_rewards, self.leave_one_out = scale_rewards, leave_one_out
         self.leave_out_cut = leave_out_cut
         self.shown, self.shown_every = shown, shown_every
-        self._sampling = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        self._sampling |= {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self._more = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
         self._stop_words = list(stop_words)
-
-    @property
-    def max_new_tokens(self) -> int:
-        return self._sampling["max_new_tokens"]
-
-    @property
-    def temperature(self) -> float:
-        return self._sampling["temperature"]
 
     def sampling(self, dataset: PromptDataset, **more: Any) -> Sampling:
         """How an answer to a prompt of `dataset` is sampled."""
         words = list(dict.fromkeys([*dataset.stop_words, *self._stop_words]))
-        return Sampling(**{**self._sampling, "stop_words": words, **more})
+        own = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature, **self._more}
+        return Sampling(**{**own, "stop_words": words, **more})
 
 
 def _check(name: str, value: int, least: int) -> None:
@@ -116,9 +109,13 @@ class Sampled:
 
 
 def answers_to(
-    run: Run, rollouts: Rollouts, dataset: PromptDataset, indices: Sequence[int], samplings: Sequence[Sampling]
+    run: Run,
+    rollouts: Rollouts,
+    dataset: PromptDataset,
+    indices: Sequence[int],
+    samplings: Sequence[Sampling],
 ) -> Sampled:
-    """Answers to the items `indices`, as many to each as there are `samplings` / items, with their rewards."""
+    """Answers to the items `indices`, as many to each as there are `samplings` for it, with their rewards."""
     prompts = [dataset.prompt(index) for index in indices]
     count = len(samplings) // max(1, len(prompts))
     of_answers = [prompt for prompt in prompts for _ in range(count)]
@@ -218,7 +215,7 @@ class RolloutBatches:
         advantages = advantages_of(sampled.rewards, rollouts.scale_rewards, rollouts.leave_one_out).ravel()
         is_left_out = sampled.is_cut if rollouts.leave_out_cut else np.zeros(len(advantages), bool)
         kept = np.flatnonzero(~is_left_out)
-        lengths = [self._length(sampled, answer) for answer in kept]
+        lengths = [self._length(sampled, answer) for answer in kept.tolist()]
         batches = []
         for part in divide(lengths, self.num_batches):
             answers = kept[part]

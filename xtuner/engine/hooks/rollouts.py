@@ -82,11 +82,11 @@ class RolloutsHook(Hook):
             return translate("no answer comes to an end; raise rollouts.max_new_tokens")
         if len(set(sampled.rewards.ravel().tolist())) > 1:
             return translate(
-                "rewards depend on the prompt and not on the answer; read the sampled answers above, and test "
-                "the function with them"
+                "rewards depend on the prompt and not on the answer; read the sampled answers above, and "
+                "test the function with them"
             )
         return translate(
             "every answer has the same reward. If it is the lowest, the model never does what is rewarded: "
-            "train it on examples first, take easier prompts, or add a reward for a part of the way (a form). "
-            "If it is the highest, all is learnt"
+            "train it on examples first, take easier prompts, or add a reward for a part of the way (a "
+            "form). If it is the highest, all is learnt"
         )
