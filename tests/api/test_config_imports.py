@@ -32,6 +32,7 @@ STABLE = {
     "xtuner.dataset.preference_dataset": "build_preference_dataset load_jsonl_dataset "
     "orpo_dpo_mix_40k_map_fn",
     "xtuner.dataset.refcoco_json": "InvRefCOCOJsonDataset RefCOCOJsonDataset",
+    "xtuner.dataset.prompt_dataset": "build_prompt_dataset",
     "xtuner.dataset.samplers": "DefaultSampler InternRepoSampler LengthGroupedSampler",
     "xtuner.engine.hooks": "CheckpointHook DatasetInfoHook DistSamplerSeedHook EarlyStoppingHook "
     "EvaluateChatHook Hook IterTimerHook LoggerHook ParamSchedulerHook ThroughputHook "
@@ -41,10 +42,12 @@ STABLE = {
     "xtuner.engine.schedule": "ConstantLR CosineAnnealingLR LinearLR",
     "xtuner.engine.visual": "LocalVisBackend TensorboardVisBackend Visualizer WandbVisBackend",
     "xtuner.evaluation": "BaseMetric ForgettingHook MMLUMetric",
-    "xtuner.model": "InternVL_V1_5 LLaVAModel SupervisedFinetune VisionLanguageFinetune",
+    "xtuner.engine.batches.rollouts": "Rollouts",
+    "xtuner.model": "GRPO InternVL_V1_5 LLaVAModel SupervisedFinetune VisionLanguageFinetune",
     "xtuner.model.dpo": "DPO",
     "xtuner.model.orpo": "ORPO",
     "xtuner.model.reward": "RewardModel",
+    "xtuner.rewards": "Length Matches",
     "xtuner.parallel.sequence": "SequenceParallelSampler",
     "xtuner.utils": "PROMPT_TEMPLATE SYSTEM_TEMPLATE",
 }

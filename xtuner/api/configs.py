@@ -40,7 +40,7 @@ def new_config(
     template: str | None = None,
     trust_remote_code: bool = False,
     forgetting: bool = False,
-    rewards: Sequence[str] = (),
+    reward: str | Sequence[str] = (),
     lang: str | None = None,
     **settings: Any,
 ) -> EditableConfig:
@@ -48,7 +48,7 @@ def new_config(
 
     `name`: a built-in config (`xtuner list-cfg`), as `xtuner copy-cfg` writes it with the same `model`,
     `data` and `template`; or a file. Without a name: a config for `model` and `data`, as `xtuner new-cfg`
-    writes it with the same `method`, `template`, `trust_remote_code` and `forgetting`, and with `rewards`
+    writes it with the same `method`, `template`, `trust_remote_code` and `forgetting`, and with `reward`
     as `--reward`. `settings`: names of the config (`max_epochs=1`) or paths in it
     (`**{"train_dataloader.num_workers": 2}`). `lang`: language of the comments, "en" or "zh".
 
@@ -68,11 +68,11 @@ def new_config(
             lang,
             trust_remote_code=trust_remote_code,
             forgetting=forgetting,
-            rewards=rewards,
+            reward=reward,
         )
         return EditableConfig(parse_config(proposed.text, NEW, settings))
     given: dict[str, Any] = {"method": method, "trust_remote_code": trust_remote_code}
-    given |= {"forgetting": forgetting, "rewards": rewards}
+    given |= {"forgetting": forgetting, "reward": reward}
     if is_file(name):
         given |= {"model": model, "data": data, "template": template}
     if wrong := [key for key, value in given.items() if value]:
@@ -160,13 +160,14 @@ def propose(
     name: str = NEW,
     trust_remote_code: bool = False,
     forgetting: bool = False,
-    rewards: Sequence[str] = (),
+    reward: str | Sequence[str] = (),
 ) -> Proposed:
     """A config for a model folder and a data file, with the reasons of its settings."""
     if method is not None and method not in METHODS:
         what = "there is no method {method!r}.{hint} Methods: {methods}"
         hint, methods = did_you_mean(method, METHODS), ", ".join(METHODS)
         raise ConfigError(translate(what, method=method, hint=hint, methods=methods))
+    rewards = [reward] if isinstance(reward, str) else list(reward)
     _check_rewards(method, rewards)
     # The folder is checked first, because the tokenizer needs torch, which is slow to import.
     from xtuner.check.files import check_data_path
@@ -187,7 +188,7 @@ def propose(
     if data.is_prompts:
         from xtuner.proposal.prompts import choose_rollouts
 
-        proposal = choose_rollouts(model, data, machine, method, list(rewards))
+        proposal = choose_rollouts(model, data, machine, method, rewards)
     else:
         proposal = choose(model, data, machine, method)
     named = replace(model, path=model_path)  # the config keeps an address

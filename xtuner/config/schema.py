@@ -261,7 +261,7 @@ CLASHES = (
     Clash(
         "model.beta",
         lambda get: get("model.beta") == 0 and "GRPO" not in str(get("model.type")),
-        "model.beta is {model.beta}, but only GRPO trains without a reference: it must be above 0",
+        "model.beta is {model.beta}; it must be a number above 0",
     ),
     Clash(
         "val_dataloader",

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         name=args.out,
         trust_remote_code=args.trust_remote_code,
         forgetting=args.forgetting,
-        rewards=args.reward,
+        reward=args.reward,
     )
     write_new(out, proposed.text, force=args.force)
     print("\n".join(proposed.lines))
