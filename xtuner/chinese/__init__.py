@@ -24,6 +24,7 @@ from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
 from xtuner.chinese.replay import REPLAY
 from xtuner.chinese.report import REPORT
+from xtuner.chinese.rewards import REWARDS
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.sweep import SWEEP
 from xtuner.chinese.tracking import TRACKING
@@ -47,6 +48,7 @@ CHINESE: dict[str, str] = {
     **TRACKING,
     **PREFERENCES,
     **HEADS,
+    **REWARDS,
     **SCORING,
     **VISION,
     **EVALUATION,

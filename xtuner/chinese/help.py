@@ -88,11 +88,6 @@ HELP = {
     ),
     "folder of the model": "模型目录",
     "file of rows: .json, .jsonl, .csv, .xlsx, ...": "数据文件：.json、.jsonl、.csv、.xlsx 等",
-    "lora where it fits into memory, else qlora; full for all weights. dpo likewise, for pairs of "
-    "answers, or one of dpo_lora, dpo_qlora, dpo_full": (
-        "显存放得下时用 lora，否则用 qlora；full 训练全部参数。dpo 同理，用于成对的回答，"
-        "也可指定 dpo_lora、dpo_qlora 或 dpo_full"
-    ),
     "name of the prompt template (the one that fits the tokenizer)": (
         "对话模板的名称（默认选与 tokenizer 相符的）"
     ),

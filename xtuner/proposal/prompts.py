@@ -54,9 +54,7 @@ def look_at_prompts(path: str, tokenizer: object, template: str) -> DataFacts:
         path=path,
         num_rows=len(rows),
         format_name="prompts",
-        why_format=translate(
-            "{count} of {total} rows have an answer", count=len(texts), total=len(references)
-        ),
+        why_format=f"{len(texts)} of {len(references)} have an answer",
         map_fn="auto",
         is_text=False,
         lengths=sorted(measured.lengths),
