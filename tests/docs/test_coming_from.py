@@ -1,6 +1,7 @@
 """The names of XTuner in docs/coming_from.md exist: commands, paths of configs, classes."""
 
 import ast
+import inspect
 import re
 from functools import cache
 
@@ -11,7 +12,9 @@ from tests.docs.test_commands import mistake
 from xtuner.check.checks import check_config
 from xtuner.config import parse_option
 from xtuner.config.schema import RUN_KEYS, VALUES
+from xtuner.engine.batches.rollouts import Rollouts
 from xtuner.errors import ConfigError
+from xtuner.model import GRPO
 from xtuner.tools.arguments.config import read_config
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -19,7 +22,7 @@ PAGE = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
 # A name of the page is one of these configs: of supervised fine-tuning, or of preferences.
 CONFIGS = ("internlm2_chat_1_8b_qlora_alpaca_e3", "internlm2_chat_1_8b_dpo_full")
 # Words of data, of the shell and of 0.1.x in the right column.
-OTHER = {'"loss": false'}
+OTHER = {'"loss": false', "(question, answer, row)"}
 
 
 def names() -> list[str]:
@@ -51,6 +54,10 @@ def is_there(name: str, capsys) -> bool:
         return mistake(name.removeprefix("xtuner "), capsys) == ""
     if path == "model.type" or (not has_value and name[0].isupper() and "." not in name):
         return (value or name) in classes()
+    if path.startswith("rollouts."):
+        return path.partition(".")[2] in inspect.signature(Rollouts).parameters
+    if path == "model.epsilon_high":
+        return "epsilon_high" in inspect.signature(GRPO).parameters
     if name.startswith("PROMPT_TEMPLATE."):
         return name.partition(".")[2] in PROMPT_TEMPLATE
     for config in CONFIGS:

@@ -146,7 +146,7 @@ def test_an_export_holds_the_tensors_of_the_folder(llama_dir, tmp_path):
 
 
 def test_a_function_measures_and_an_object_chooses(folder, capsys):
-    function, scorer, choice = blocks("reward")
+    function, _, scorer, choice = blocks("reward")
     Path("brief.py").write_text(function)
     measure = run(function)["brief"]
     assert measure("?", "No, " + "word " * 19, {"output": "no"}) == 0.5
@@ -160,3 +160,17 @@ def test_a_function_measures_and_an_object_chooses(folder, capsys):
     assert len(found.scores) == 4
     assert found.best.text == min((c.text for c in found.completions), key=len)
     assert capsys.readouterr().out
+
+
+def test_a_function_trains(folder, capsys):
+    function, part, *_ = blocks("reward")
+    Path("brief.py").write_text(function)
+    Path("my.py").write_text(CONFIG.read_text() + "\n" + part)
+    rows = [{"instruction": f"who are you {n}", "input": "", "output": "a"} for n in range(4)]
+    Path("d.json").write_text(json.dumps(rows))
+    assert cli.main(["check", "my.py"]) == 0
+    assert cli.main(["train", "my.py", "--work-dir", "w", "--cfg-options", "max_iters=2"]) == 0
+    assert {"reward", "reward/brief", "reward/length"} <= scalars("w")[-1].keys()
+    Path("brief.py").write_text(function.replace("question, answer, row", "answer"))
+    assert cli.main(["check", "my.py"]) == 1
+    assert "takes (answer), but is called with (question, answer, row)" in capsys.readouterr().err

@@ -66,7 +66,8 @@ def forecast(
     training = read_training(config, shape, machine, division, _reference_bytes(config, known_sizes, machine))
     num_tokens = _num_tokens(config, training, division, num_bytes)
     own = num_tokens / division.processes if num_tokens else None
-    time = seconds(shape, training, own, machine) if own else None
+    # How long sampled answers will be is not known.
+    time = seconds(shape, training, own, machine) if own and not config.get("rollouts") else None
     needs = process_memory(shape, training, division)
     return Forecast(
         shape, training, machine, needs.device, num_tokens, time, division, needs.host, needs.loading
