@@ -46,6 +46,9 @@ _CHINESE = {
     "data of xtuner test, instead of val_dataloader": "xtuner test 的数据，代替 val_dataloader",
     "the loop of xtuner test": "xtuner test 的循环",
     "metrics of answers that xtuner test measures instead of the loss": "xtuner test 代替损失的回答指标",
+    "how answers are sampled and rewarded, for a model that learns from rewards": (
+        "从奖励学习的模型如何采样回答、如何给奖励"
+    ),
     "optimiser, precision, clipping, accumulation": "优化器、精度、梯度裁剪、累积",
     "learning rate over time": "学习率的变化",
     "timer, logger, param_scheduler, checkpoint, sampler_seed": (
