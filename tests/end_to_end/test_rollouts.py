@@ -205,8 +205,6 @@ def test_a_reward_that_is_none_ends_the_run_in_one_line(here, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["fsdp=True"], ""),
-        (["model.type=xtuner.model.sft.SupervisedFinetune"], ""),
         (["train_cfg.spike_ratio=3"], "rollouts does not go with train_cfg.spike_ratio"),
         (["accumulative_counts=3"], "train_cfg.max_iters is 4, but an update takes accumulative_counts = 3"),
         (["count=1"], "rollouts.count is 1"),
@@ -220,10 +218,55 @@ def test_a_reward_that_is_none_ends_the_run_in_one_line(here, capsys):
 )
 def test_what_cannot_work_is_refused_before_training(here, options, message, capsys):
     """In one line."""
-    if not message:
-        pytest.skip("needs several processes, or another model")
     train("w", *options, code=1)
     assert message in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_learn_from_rewards_is_refused(here, capsys):
+    """Else it would learn its own answers by heart."""
+    sft = "from xtuner.model import SupervisedFinetune\nmodel = dict(type=SupervisedFinetune, llm=llm)"
+    Path("c.py").write_text(f"{CONFIG}\n{sft}\n")
+    train("w", code=1)
+    assert "model.type is SupervisedFinetune, which does not learn from rewards: use GRPO" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "c.py", "lr=1e-3,2e-3"], "sweep does not sample answers (rollouts)"),
+        (["train", "c.py", "--work-dir", "w", "--find-lr"], "--find-lr looks for the rate at which a loss"),
+        (["check", "c.py", "--longest"], "so none is known to be the longest: leave out --longest"),
+    ],
+)
+def test_commands_that_need_known_batches_refuse(here, words, message, capsys):
+    """In one line."""
+    assert cli.main(words) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_measured_by_its_rewards(here, capsys):
+    """`xtuner test` gives the numbers of validation, and `log-dataset` shows the prompts."""
+    train("w", "max_iters=2")
+    assert cli.main(["test", "c.py", "--checkpoint", "w/iter_2.pth"]) == 0
+    (line,) = [line for line in scalars("w") if "val/reward" in line]
+    assert f"reward: {line['val/reward']:.4f}" in capsys.readouterr().out
+    assert cli.main(["log-dataset", "c.py"]) == 0
+    assert "who are you" in capsys.readouterr().out
+
+
+def test_a_reward_model_is_a_reward(here, scoring_dir):
+    """Beside a function; the log has the mean of each."""
+    shutil.copytree(scoring_dir(), "scorer")
+    name = "from xtuner.scoring.scorer import load_scorer\n"
+    given = 'rewards = ["own.py:letters", dict(type=load_scorer, path="scorer", is_reward=True)]'
+    Path("c.py").write_text(name + CONFIG.replace('rewards = ["own.py:letters"]', given))
+    train("w", "max_iters=2")
+    lines = numbers("w", ("reward", "reward/letters", "reward/scorer"))
+    for total, letters, scorer in lines.values():
+        assert total == pytest.approx(letters + scorer, rel=1e-5)
+        assert scorer != 0
 
 
 @pytest.mark.slow

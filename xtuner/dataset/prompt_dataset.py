@@ -24,7 +24,7 @@ from xtuner.dataset.huggingface import find_map_fn, store_key, write_rows
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import PackedDataset, checked_index
 from xtuner.dataset.items.store import open_or_write
-from xtuner.dataset.items.summary import describe_dropped
+from xtuner.dataset.items.summary import describe_dropped, item_stats
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.map_fns.auto import auto_map_fn
 from xtuner.dataset.map_fns.template import chat_messages_map_fn
@@ -87,7 +87,9 @@ def build_prompt_dataset(
     if not len(kept):
         what = "no prompt has at most max_length = {max_length} tokens, the shortest has {shortest}"
         raise DataError(translate(what, max_length=max_length, shortest=lengths.min()))
-    stats = store.about["stats"]
+    # A prompt needs no answer.
+    without = {"empty_answers": 0, "empty_answer_rows": []}
+    stats = item_stats({**store.about["stats"], **without}, len(kept), None)
     if stats.get("dropped"):
         logger.warning(translate("data: rows are left out:%s"), describe_dropped(stats))
     logger.info(translate("data: %d prompts of at most %d tokens"), len(kept), lengths[kept].max())

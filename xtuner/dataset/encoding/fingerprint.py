@@ -21,7 +21,10 @@ from xtuner.dataset.reading.files import FileRows
 
 _ROOT = Path(__file__).parents[3]
 # The modules of configs that tokenise data or read rows.
-_NAMES = ("head_dataset", "huggingface", "intern_repo", "moss_sft", "preference_dataset", "reading.load")
+_NAMES = (
+    *("head_dataset", "huggingface", "intern_repo", "moss_sft"),
+    *("preference_dataset", "prompt_dataset", "reading.load"),
+)
 _READERS = [f"xtuner.dataset.{name}" for name in _NAMES]
 # Imported there too, but without effect on tokens: logs, locks, folders, packing.
 _TOKENLESS = """

@@ -11,6 +11,7 @@ number of the answer. So a resumed run samples the same, and so do several proce
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
@@ -124,7 +125,8 @@ def answers_to(
     def sample() -> list[Completion]:
         return complete_all(run.model.llm, dataset.tokenizer, asked, max_running=rollouts.max_running)
 
-    with run.optim_wrapper.autocast():
+    # `xtuner test` has no optimizer.
+    with run.optim_wrapper.autocast() if run.optim_wrapper else contextlib.nullcontext():
         completions = run.backend.sample(sample)
     answers = [
         Answer(p.asked.shown, c.text, p.asked.reference, p.row, p.place, p.asked.messages)
@@ -206,6 +208,8 @@ class RolloutBatches:
         """The batches of an update, whose answers are sampled now."""
         begin = time.perf_counter()
         run, rollouts = self._run, self.rollouts
+        # A schedule-free optimizer may show its averaged weights, which are not those that train.
+        run.optim_wrapper.go_on()
         samplings = [
             rollouts.sampling(self.dataset, seed=seed_of(run.seed, number, index, answer))
             for index in indices
