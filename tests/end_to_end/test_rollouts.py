@@ -163,6 +163,13 @@ def test_a_resumed_run_is_equal_to_the_bit(here, options):
         assert all(part[iteration] == whole[iteration] for iteration in whole)
 
 
+def test_other_iterations_are_refused_by_resume(here, capsys):
+    """The checkpoint has no answers for further updates."""
+    train("w", "max_iters=2")
+    train("w", "iterations=2", resume=True, code=1)
+    assert "set train_dataloader and rollouts as they were" in capsys.readouterr().err
+
+
 def test_batches_of_an_update_do_not_change_it(here):
     """Three batches of the same answers give the weights of one, up to rounding."""
     train("one", "lr=1e-3", "max_iters=2")

@@ -120,6 +120,9 @@ REWARDS = {
         "--find-lr 寻找使 loss 下降的学习率，而奖励没有这样的 loss：请去掉它"
     ),
     "sweep does not sample answers (rollouts): {cure}": "sweep 不采样回答（rollouts）：{cure}",
+    "{path} holds no position in this data: set train_dataloader and rollouts as they were": (
+        "{path} 中没有此数据的位置：请恢复原来的 train_dataloader 和 rollouts"
+    ),
     # log
     "Sampled answer to %s, reward %.4g (%s):\n%s": "对 %s 采样的回答，奖励 %.4g（%s）：\n%s",
     "In the last %d updates all answers to a prompt had equal rewards (the mean is %.4g), so nothing is "

@@ -215,6 +215,9 @@ def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
     """Give each process its position in streamed data."""
     if run.position.data is None:
         return
+    if "positions" not in saved["data"]:
+        what = "{path} holds no position in this data: set train_dataloader and rollouts as they were"
+        raise CheckpointError(translate(what, path=saved["path"]))
     positions = saved["data"]["positions"]
     if len(positions) != run.world.size:
         raise CheckpointError(

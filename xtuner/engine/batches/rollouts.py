@@ -197,6 +197,8 @@ class RolloutBatches:
         """The kept batches, once for each update that is left."""
         left, batches = self._kept
         while left:
+            # Later updates on the same answers sample none.
+            self.seconds = self.seconds if left == self.rollouts.iterations else 0.0
             left -= 1
             for number, (indices, batch) in enumerate(batches):
                 if number == len(batches) - 1:

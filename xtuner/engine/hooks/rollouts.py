@@ -28,9 +28,11 @@ class RolloutsHook(Hook):
 
     def before_train_iter(self, runner: Run, batch_idx: int, data_batch: Any = None) -> None:
         source = runner.train_dataloader
+        if runner.iter % source.num_batches == 0:
+            self._begin = time.perf_counter()
         if source.sampled is None or source.sampled is self._seen:
             return
-        self._seen, self._begin = source.sampled, time.perf_counter()
+        self._seen = source.sampled
         every = source.rollouts.shown_every * source.rollouts.iterations * source.num_batches
         if source.rollouts.shown and runner.iter % every == 0:
             self._show(runner, source)
@@ -56,7 +58,8 @@ class RolloutsHook(Hook):
             what = translate("Sampled answer to %s, reward %.4g (%s):\n%s")
             logger.info(what, answer.place, reward, rewards, text)
             if run.world.is_first:
-                run.visualizer.add_text(f"rollout/{number + 1}", f"{text}\n\n{rewards}", run.iter)
+                name = f"sample/{answer.question} [{number + 1}]"
+                run.visualizer.add_text(name, f"{answer.text}\n\n{rewards}", run.iter)
 
     def _explain(self, source: Any) -> None:
         """Warn where the answers to each prompt have had equal rewards for some updates."""
