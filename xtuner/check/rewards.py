@@ -70,8 +70,9 @@ def _not_together(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     loop = config.get("train_cfg")
     if isinstance(loop, Mapping) and loop.get("spike_ratio"):
         yield "train_cfg.spike_ratio", translate("the loss of an update is no measure")
-    if config.get("val_evaluator"):
-        yield "val_evaluator", translate("validation measures the rewards")
+    for name in ("val_evaluator", "val_cfg"):
+        if config.get(name):
+            yield name, translate("validation measures the rewards")
 
 
 def wrong_reward(reward: Any) -> str | None:

@@ -183,7 +183,10 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     loaded = ("batch_size", "num_workers", "collate_fn", "pin_memory")
     cfg = {k: v for k, v in run.cfg.train_dataloader.items() if k in loaded}
     cfg |= {k: v for k, v in given.items() if k not in ("dataset", "held_out")}
-    if unused := cfg.keys() & {"sampler", "batch_sampler", "drop_last"}:
+    unused = cfg.keys() & {"sampler", "batch_sampler", "drop_last"}
+    if run.cfg.get("rollouts"):
+        unused = given.keys() - {"dataset", "held_out"}
+    if unused:
         say_once(
             "{data} reads every item once and in order: its {names} is not used",
             logging.INFO,

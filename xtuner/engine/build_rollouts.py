@@ -27,6 +27,7 @@ def rollouts_of(run: Run) -> Rollouts:
         (run.world.sequence_size > 1, "sequence_parallel_size", "each process samples whole answers"),
         (cfg.train_cfg.get("spike_ratio"), "train_cfg.spike_ratio", "the loss of an update is no measure"),
         (cfg.get("val_evaluator"), "val_evaluator", "validation measures the rewards"),
+        (cfg.get("val_cfg"), "val_cfg", "validation measures the rewards"),
     ):
         if is_asked:
             what = "rollouts does not go with {name}, because {why}: leave it out"

@@ -145,7 +145,7 @@ class RolloutBatches:
         self.num_batches = accumulative_counts
         # Batches that further updates train on, and how many of these are left.
         self._kept: tuple[int, list[tuple[list[int], dict[str, Any]]]] = 0, []
-        # The newest answers, their numbers for the log, and how many were sampled before.
+        # The newest answers, their numbers for the log, and the seconds that the update has sampled.
         self.sampled: Sampled | None = None
         self.numbers: dict[str, float] = {}
         self.seconds = 0.0
