@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import Training, estimate, size_text
+from xtuner.estimate.memory import estimate, size_text
+from xtuner.estimate.optimizers import ADAMW, ADAMW_8BIT
 from xtuner.estimate.plan_table import plan_row
 from xtuner.estimate.processes import BACKENDS, Cluster, Division
 from xtuner.estimate.shape import Shape, read_shape
+from xtuner.estimate.training import Training
 from xtuner.recipes.sizes import known_sizes
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -90,9 +92,9 @@ def on_one_gpu() -> str:
         "|---|---|" + "---:|" * 6,
     ]
     for model, name, run in ALONE:
-        for optimiser, state in (("AdamW", run.weight_bytes * 2 if run.is_full else 8), ("8 bits", 2)):
+        for optimiser, states in (("AdamW", ADAMW), ("8 bits", ADAMW_8BIT)):
             runs = (
-                replace(run, tokens=n, recompute=way, state_bytes=state) for n in (2048, 8192) for way in ways
+                replace(run, tokens=n, recompute=way, states=states) for n in (2048, 8192) for way in ways
             )
             sizes = (size_text(estimate(_shape(model), each).total) for each in runs)
             lines.append(f"| {name} | {optimiser} | {' | '.join(sizes)} |")

@@ -12,6 +12,8 @@ from xtuner.errors import ModelError, NotFoundError
 from xtuner.language import translate
 from xtuner.paths import near_it
 
+# In a config.json the numbers of the layers that xtuner convert expand has added.
+ADDED_LAYERS = "xtuner_added_layers"
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",

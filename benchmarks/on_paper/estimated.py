@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from on_paper.models import Case
-from xtuner.estimate.memory import Training, estimate
+from xtuner.estimate.memory import estimate
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training
 
 
 def estimated(case: Case, layers: int | None = None) -> int:

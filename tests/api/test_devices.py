@@ -20,8 +20,9 @@ from xtuner.estimate import fixes, machine
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training, estimate, ways_on
+from xtuner.estimate.memory import estimate, ways_on
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training
 from xtuner.model import loading, quantization
 from xtuner.model.fused.dropout import bits_of
 from xtuner.parallel import world

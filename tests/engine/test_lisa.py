@@ -11,7 +11,12 @@ from xtuner.config import parse_config
 from xtuner.engine.build import build_run
 from xtuner.engine.run import RunOptions
 from xtuner.errors import ConfigError
+from xtuner.estimate.configured import read_training
+from xtuner.estimate.machine import Machine
+from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import optimizer_bytes, trained_weights
 from xtuner.model import SupervisedFinetune
+from xtuner.model.trained_layers import trained_part
 
 TEXT = """
 from lisa_toys import Rows, collate, make
@@ -86,6 +91,17 @@ def test_layers_at_rest_have_no_gradient_and_no_state(start):
     held = sum(v.numel() for p in state.values() for v in p.values() if v.dim())
     assert held == 2 * sum(parameters[name].numel() for name in with_state)
     assert {name for name, p in parameters.items() if p.requires_grad} == with_state
+
+
+def test_the_estimate_counts_the_layers_that_train_at_a_time(start):
+    """Their weights, and two numbers of AdamW for each."""
+    run = start("a", num_layers=3)
+    shape = read_shape({**run.model.llm.config.to_dict(), "model_type": "llama"})
+    found = read_training(run.cfg, shape, Machine("cuda", "GPU", 0, 0))
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    assert trained_weights(shape, found) == trained
+    assert optimizer_bytes(shape, found) == 2 * trained * found.weight_bytes
+    assert found.part == trained_part(run.model.llm)
 
 
 def test_layers_that_were_never_drawn_are_as_at_first(start):

@@ -7,9 +7,9 @@ import torch
 
 from xtuner.config import Config
 from xtuner.engine import build
-from xtuner.estimate.memory import Training
 from xtuner.estimate.processes import ALONE
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training
 from xtuner.model import SupervisedFinetune
 
 SIZES = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008}

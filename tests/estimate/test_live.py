@@ -8,9 +8,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from xtuner.estimate import memory
-from xtuner.estimate.memory import Training, estimate
+from xtuner.estimate.memory import estimate
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Part, Training
 from xtuner.model import recompute
+from xtuner.model.trained_layers import decoder_layers
 
 SIZES = {
     "vocab_size": 4000,
@@ -79,7 +81,11 @@ def train_step(family, run, sizes):
         AutoConfig.for_model(family, tie_word_embeddings=False, **sizes)
     ).to(dtype[run.weight_bytes])
     lora = LoraConfig(r=run.rank, lora_dropout=0.1 * run.dropout) if run.rank else None
-    model = SupervisedFinetune(llm, lora=lora, use_activation_checkpointing=run.recompute).train()
+    way, last = run.recompute, run.part.layers if run.part and not run.part.embedding else None
+    model = SupervisedFinetune(llm, lora=lora, use_activation_checkpointing=way, trained_layers=last).train()
+    if run.part and run.part.embedding:  # as LISAHook does it
+        for layer in decoder_layers(llm)[run.part.layers :]:
+            layer.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     ids = torch.randint(1, sizes["vocab_size"], (run.batch, run.tokens // run.batch))
@@ -107,6 +113,7 @@ def train_step(family, run, sizes):
 
 
 LORA, FULL = {"weight_bytes": 2, "rank": 16}, {"weight_bytes": 4}
+LAST, IN_TURNS = {"part": Part(2, 2, ends=True)}, {"part": Part(1, 4, ends=True, embedding=True)}
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -120,6 +127,10 @@ LORA, FULL = {"weight_bytes": 2, "rank": 16}, {"weight_bytes": 4}
         ("llama", {**FULL, "recompute": "none"}),
         ("qwen2", {**FULL, "recompute": "full", "accumulate": 2}),
         ("mistral", {**FULL, "compute_bytes": 4, "recompute": "none"}),
+        ("llama", {**FULL, **LAST, "recompute": "none"}),
+        ("llama", {**FULL, **LAST, "recompute": "full", "accumulate": 2}),
+        ("llama", {**FULL, **IN_TURNS, "recompute": "none"}),
+        ("qwen2", {**FULL, **IN_TURNS, "recompute": "selective"}),
         ("qwen3_moe", {**LORA, "recompute": "none"}),
         ("qwen3_moe", {**LORA, "recompute": "full", "dropout": False}),
     ],

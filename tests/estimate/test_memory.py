@@ -11,17 +11,10 @@ from xtuner.estimate.configured import read_training
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.forecast import forecast
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import (
-    Training,
-    adapter_weights,
-    estimate,
-    host_bytes,
-    layer_bytes,
-    loss_bytes,
-    weight_bytes,
-)
+from xtuner.estimate.memory import estimate, host_bytes, layer_bytes, loss_bytes, weight_bytes
 from xtuner.estimate.processes import Division, process_memory
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training, adapter_weights
 from xtuner.recipes.sizes import known_sizes
 
 LLAMA_3_1_8B = {

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training
 from xtuner.model_folder import read_json
 from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 from xtuner.engine.build import with_recompute
-from xtuner.estimate.memory import Training
 from xtuner.estimate.processes import local_weights
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training
 from xtuner.model.sft import SupervisedFinetune
 
 

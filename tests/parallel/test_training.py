@@ -10,8 +10,8 @@ import torch
 
 from tests.parallel.conftest import FULL, SHORT_TWICE
 from xtuner.estimate.machine import cpu_computes_in_bf16
-from xtuner.estimate.memory import Training
 from xtuner.estimate.processes import Division, process_memory, traffic
+from xtuner.estimate.training import Training
 
 # peft asks for a property that transformers has renamed.
 pytestmark = [

@@ -26,8 +26,7 @@ from xtuner.families import text_part
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.loading import register_families
-from xtuner.model.trained_layers import NOTE
-from xtuner.model_folder import read_json
+from xtuner.model_folder import ADDED_LAYERS, read_json
 
 _LAYER = re.compile(
     r"(?P<before>(?:(?:model|language_model|text_model|decoder)\.)*layers\.)(?P<number>\d+)(?P<after>\..+)"
@@ -138,5 +137,5 @@ def _write_config(
         ):
             text[name] = [value[old] for old, _ in order]
     text["num_hidden_layers"] = len(order)
-    text[NOTE] = added
+    text[ADDED_LAYERS] = added
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -16,13 +16,16 @@ from xtuner.blocks import as_recompute
 from xtuner.config.internvl import general_model
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import by_trainer, trains_all
+from xtuner.estimate.adapters import PROMPTS, adapter_tensors
 from xtuner.estimate.images import trained_of_images
 from xtuner.estimate.llava import MODEL as LLAVA
 from xtuner.estimate.llava import image_tokens, trained_of_llava
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training, ways_on
+from xtuner.estimate.memory import ways_on
+from xtuner.estimate.optimizers import read_states
 from xtuner.estimate.processes import ALONE, Division, process_memory
-from xtuner.estimate.shape import Shape
+from xtuner.estimate.shape import Shape, Tensors
+from xtuner.estimate.training import Part, Training
 
 # Fraction of the free memory; the rest is for errors of the estimate.
 USABLE = 0.9
@@ -31,8 +34,7 @@ _ADAPTERS = ("lora", "llm_lora")
 _WITH_REFERENCE = {"DPO", "KTO"}
 _WITH_IMAGES = "VisionLanguageFinetune"
 _PAIRS = "build_preference_dataset"
-# Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
-_STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion": 1, "SGD": 1, "Adafactor": 0}
+_IN_TURNS = "LISAHook"
 
 
 def named_llm(config: Mapping[str, Any]) -> str | None:
@@ -81,7 +83,8 @@ def read_training(
     mixed = _word(wrapper.get("type")) != "OptimWrapper" and _word(wrapper.get("dtype")) != "float32"
     half = machine.device != "cpu" or machine.has_bf16
     compute_bytes = 2 if mixed and half else weight_bytes
-    trained_bytes = weight_bytes if full else 4
+    optimizer = _dict(wrapper.get("optimizer"))
+    other = _other_adapter(adapter, full, shape)
     loader = _dict(config.get("train_dataloader"))
     parameters = adapter.get("target_parameters") or ()
     batch = _batch(config, loader)
@@ -92,13 +95,17 @@ def read_training(
         compute_bytes=compute_bytes,
         bits=4 if quantization.get("load_in_4bit") else 8 if quantization.get("load_in_8bit") else 16,
         double_quant=bool(quantization.get("bnb_4bit_use_double_quant")),
-        rank=0 if full else _number(adapter.get("r"), 8),
-        targets=_targets(adapter.get("target_modules"), parameters),
+        rank=0 if full or other is not None else _number(adapter.get("r"), 8),
+        adapter=other,
+        part=_part(config, model, shape) if full else None,
+        targets=()
+        if _word(adapter.get("type")) in PROMPTS
+        else _targets(adapter.get("target_modules"), parameters),
         whole_rank=bool(parameters),
         dropout=bool(adapter.get("lora_dropout")),
-        state_bytes=_state_bytes(_dict(wrapper.get("optimizer")), trained_bytes),
+        states=read_states(_word(optimizer.get("type")), optimizer),
         accumulate=_number(wrapper.get("accumulative_counts"), 1),
-        fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
+        fused_step=optimizer.get("fused") is True,
         device=machine.device,
         compiled=bool(config.get("compile")),
         copies=int(full and _keeps_copy(model)),
@@ -126,6 +133,27 @@ def _keeps_copy(model: Mapping[str, Any]) -> bool:
     word = _word(model.get("type"))
     has_copy = word in _WITH_REFERENCE or (word == "GRPO" and bool(model.get("beta")))
     return has_copy and not model.get("ref_llm") and not model.get("stored_reference")
+
+
+def _other_adapter(adapter: Mapping[str, Any], full: bool, shape: Shape) -> tuple[Tensors, ...] | None:
+    """What an adapter of another type than LoRA trains; () where nothing of the language model is trained."""
+    if full:
+        return None
+    return adapter_tensors(shape, _word(adapter.get("type")), adapter) if adapter else ()
+
+
+def _part(config: Mapping[str, Any], model: Mapping[str, Any], shape: Shape) -> Part | None:
+    """What is trained of the language model itself; None if all of it is."""
+    asked, count = model.get("trained_layers"), shape.layers
+    if asked == "added" and shape.added:
+        return Part(len(shape.added), count - min(shape.added))
+    if isinstance(asked, int) and 0 < asked <= count:
+        return Part(asked, asked, ends=True)
+    hooks = config.get("custom_hooks")
+    for hook in hooks if isinstance(hooks, (list, tuple)) else ():
+        if _word(_dict(hook).get("type")) == _IN_TURNS:
+            return Part(min(_number(hook.get("num_layers"), 2), count), count, ends=True, embedding=True)
+    return None
 
 
 def _image_trained(model: Mapping[str, Any], shape: Shape) -> int:
@@ -204,15 +232,6 @@ def _weight_bytes(asked: Any, full: bool, shape: Shape, machine: Machine) -> int
     if word in ("float32", "fp32", "float"):
         return 4
     return 2 if machine.device != "cpu" or machine.has_bf16 else 4
-
-
-def _state_bytes(optimizer: Mapping[str, Any], trained_bytes: int) -> int:
-    word = _word(optimizer.get("type"))
-    if word.endswith("8bit"):
-        return 2
-    if word == "SGD" and not optimizer.get("momentum"):
-        return 0
-    return _STATES.get(word, 2) * trained_bytes
 
 
 def _dict(value: Any) -> Mapping[str, Any]:

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 from xtuner.blocks import RECOMPUTE
 from xtuner.devices import kind_of
-from xtuner.estimate.memory import Training, ways_on
+from xtuner.estimate.memory import ways_on
+from xtuner.estimate.optimizers import ADAMW, ADAMW_8BIT, bytes_of_large
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
+from xtuner.estimate.training import Training
 from xtuner.language import translate
 
 # Fraction of the total; smaller savings are not shown.
@@ -84,11 +86,13 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
     if not run.is_full and run.bits == 16 and kind_of(run.device).for_bits is not None:
         text = translate("model.llm.quantization_config with load_in_4bit=True (QLoRA)")
         yield text, replace(run, bits=4)
-    if run.state_bytes > 2 and kind_of(run.device).has_8bit_optimizers:
+    is_large = run.states.bits != 8 and bytes_of_large(run.states, run.trained_bytes) > 2
+    if is_large and kind_of(run.device).has_8bit_optimizers:
         optimizer = "bitsandbytes.optim.AdamW8bit"
-        yield f"optim_wrapper.optimizer.type = {optimizer}", replace(run, state_bytes=2)
+        yield f"optim_wrapper.optimizer.type = {optimizer}", replace(run, states=ADAMW_8BIT)
     length = run.tokens // run.batch
     yield f"max_length = {length // 2}", replace(run, tokens=run.tokens // 2)
     if run.is_full:
-        adapter = replace(run, rank=64, weight_bytes=min(run.weight_bytes, run.compute_bytes), state_bytes=8)
+        narrow = min(run.weight_bytes, run.compute_bytes)
+        adapter = replace(run, rank=64, weight_bytes=narrow, states=ADAMW, part=None)
         yield translate("model.lora = dict(type=LoraConfig, r=64) instead of all weights"), adapter

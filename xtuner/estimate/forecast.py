@@ -15,10 +15,11 @@ from xtuner.estimate.fixes import fixes
 from xtuner.estimate.images import with_images
 from xtuner.estimate.llava import with_llava
 from xtuner.estimate.machine import Machine, find_machine
-from xtuner.estimate.memory import Memory, Training, size_text, weight_bytes
+from xtuner.estimate.memory import Memory, size_text, weight_bytes
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
+from xtuner.estimate.training import Training
 from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.language import padded, translate
 from xtuner.model_folder import read_json

@@ -32,7 +32,17 @@ from dataclasses import dataclass
 
 from xtuner.blocks import RECOMPUTE, SOFTMAX_PART, TILE, cpu_or_gpu, loss_block
 from xtuner.devices import NVIDIA, kind_of
+from xtuner.estimate.optimizers import bytes_of_large
 from xtuner.estimate.shape import Linear, Shape
+from xtuner.estimate.training import (
+    Training,
+    optimizer_bytes,
+    part_of,
+    rank_of,
+    targets,
+    trained_weights,
+    trains_head,
+)
 from xtuner.families import Fused, family_of
 
 GB = 1e9
@@ -46,37 +56,6 @@ ADAPTER_BASE_BYTES = {"gpu": 0, "cpu": 57_000_000}
 RUN_BYTES = {"gpu": 0, "cpu": 140_000_000}
 # Unused memory of the caching allocator, as a fraction of the memory of a phase. Assumed.
 ALLOCATOR = {"gpu": 0.05, "cpu": 0.0}
-
-
-@dataclass(frozen=True)
-class Training:
-    """The settings of a run that decide its memory and its time."""
-
-    tokens: int  # in a batch
-    batch: int = 1  # sequences in it
-    weight_bytes: int = 2  # of a weight that is not quantised
-    compute_bytes: int = 2  # of a number in a matrix product
-    bits: int = 16  # 4 or 8: the layers' matrices are quantised
-    double_quant: bool = True
-    rank: int = 0  # of LoRA; 0: full fine-tuning
-    targets: tuple[str, ...] | None = None  # last words of their names; None: all matrices of the layers
-    whole_rank: bool = False  # each expert has the rank, not all together that a token passes
-    dropout: bool = True
-    state_bytes: int = 8  # of the optimiser, for a trainable parameter
-    recompute: str = "full"  # of RECOMPUTE
-    accumulate: int = 1  # batches in an update
-    fused_step: bool = False  # the optimiser's step has no temporary buffers
-    trained_share: float = 1.0  # the fraction of supervised tokens
-    compiled: bool = False  # torch compiles layers that are not recomputed
-    device: str = NVIDIA
-    copies: int = 0  # frozen, of all weights: the reference of a method on preferences
-    reference_bytes: int = 0  # of another model that is the reference
-    image_trained: int = 0  # weights of encoder and projector that are trained
-    by_trainer: bool = False  # by the Trainer of transformers, whose models give logits of all tokens at once
-
-    @property
-    def is_full(self) -> bool:
-        return self.rank == 0
 
 
 @dataclass(frozen=True)
@@ -108,20 +87,20 @@ def size_text(size: int) -> str:
 
 def estimate(shape: Shape, run: Training) -> Memory:
     """The memory that `run` needs with a model of that shape."""
-    trained = adapter_weights(shape, run) or shape.num_weights
-    gradients = trained * (run.weight_bytes if run.is_full else 4)
+    trained, part = trained_weights(shape, run), part_of(shape, run)
+    gradients = trained * run.trained_bytes
     before = gradients if run.accumulate > 1 else 0
     one_layer = run.tokens * layer_bytes(shape, run) + _copied_bytes(shape, run)
     activations, again = _activation_bytes(shape, run, one_layer)
     making = again + _backward_bytes(shape, run)
-    head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
+    head = shape.vocab * shape.hidden * run.weight_bytes if trains_head(shape, run) else 0
     # A new gradient is complete before it is added to that of the batch before.
     added = head if before else 0
     # Within autocast the copies of all weights are kept until the forward pass is over; those of layers that
     # are not made again are among the activations.
     copies = _copied_bytes(shape, run) * _made_again(shape, run) if run.is_full else 0
     # The gradient of the embedding, if it is not the head's too, comes after those of all layers.
-    embedding = shape.embedding * run.weight_bytes if run.is_full and shape.head and not before else 0
+    embedding = shape.embedding * run.weight_bytes if part.embedding and shape.head and not before else 0
     stream = run.tokens * shape.hidden * run.weight_bytes
     moments = {
         "loss": {
@@ -131,17 +110,17 @@ def estimate(shape: Shape, run: Training) -> Memory:
         },
         "layer": {"gradients": max(before, head), "activations": activations, "layer": making},
         "last layer": {"gradients": gradients - embedding, "layer": max(making, added)},
-        "embedding": {"gradients": gradients, "layer": 2 * stream if run.is_full else 0},
+        "embedding": {"gradients": gradients, "layer": 2 * stream if part.embedding else 0},
         "step": {"gradients": gradients, "step": _step_bytes(shape, run)},
     }
     kept = {
         "weights": weight_bytes(shape, run) - host_bytes(shape, run),
         "reference": run.copies * weight_bytes(shape, run) + run.reference_bytes,
         "adapter": 0 if run.is_full else trained * 4,
-        "optimizer": trained * run.state_bytes,
+        "optimizer": optimizer_bytes(shape, run),
         # Of those that are trained also gradients and the optimiser's state.
         "images": (shape.encoder + shape.projector) * run.weight_bytes
-        + run.image_trained * (run.weight_bytes + run.state_bytes),
+        + int(run.image_trained * (run.weight_bytes + bytes_of_large(run.states, run.weight_bytes))),
     }
     # What lies in the host's memory counts where the device has no other.
     where = "gpu" if kind_of(run.device).has_own_memory else "cpu"
@@ -161,22 +140,27 @@ def estimate(shape: Shape, run: Training) -> Memory:
 
 def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int, int]:
     """Bytes that all layers save for backward, and that a layer recomputes there."""
+    part = part_of(shape, run)
     stream = run.tokens * shape.hidden * run.weight_bytes
+    # A frozen layer that gradients pass does not save the inputs of its matrices.
+    frozen = int(run.tokens * _inputs_bytes(shape, run)) if run.is_full else 0
+    saved = one_layer - frozen * (part.passed - part.layers) // max(1, part.passed) if frozen else one_layer
     if run.recompute == "none":
-        return shape.layers * one_layer, 0
+        return part.passed * saved, 0
     if run.recompute == "selective":
         made_again = _made_again(shape, run)
         # The last layer is recomputed beside all others; earlier ones replace a finished one.
-        again = one_layer if shape.layers % 2 else 0
-        return made_again * stream + (shape.layers - made_again) * one_layer, again
-    kept = shape.layers * stream
+        again = one_layer if part.passed % 2 else 0
+        return made_again * stream + (part.passed - made_again) * saved, again
+    kept = part.passed * stream
     # Of layer inputs on the host, only the one being loaded back needs memory of the device.
     return (stream if run.recompute == "offload" and kind_of(run.device).has_own_memory else kept), one_layer
 
 
 def _made_again(shape: Shape, run: Training) -> int:
-    """How many layers are made again in backward."""
-    return {"none": 0, "selective": (shape.layers + 1) // 2}.get(run.recompute, shape.layers)
+    """How many layers are made again in backward: of those that gradients pass."""
+    passed = part_of(shape, run).passed
+    return {"none": 0, "selective": (passed + 1) // 2}.get(run.recompute, passed)
 
 
 def bytes_per_weight(run: Training) -> float:
@@ -231,33 +215,7 @@ def _copied_bytes(shape: Shape, run: Training) -> int:
         casts = run.compute_bytes < run.weight_bytes
         matrices = sum(linear.weights for linear in shape.linears)
         return casts * matrices * run.compute_bytes // shape.layers
-    return adapter_weights(shape, run) * run.compute_bytes // shape.layers
-
-
-def adapter_weights(shape: Shape, run: Training) -> int:
-    """The number of weights of LoRA: rank x (inputs + outputs) for each matrix."""
-    return sum(rank_of(x, run) * (x.inputs + x.outputs) * x.copies for x in targets(shape, run))
-
-
-def rank_of(linear: Linear, run: Training) -> int:
-    """The rank of each copy's adapter."""
-    return run.rank if run.whole_rank else linear.rank(run.rank)
-
-
-# Names in configs of the matrices of packed experts.
-_OWN_NAMES = {"gate_up_proj": {"gate_proj", "up_proj", "w1", "w3"}, "down_proj": {"w2"}}
-
-
-def targets(shape: Shape, run: Training) -> list[Linear]:
-    """The matrices that have an adapter."""
-    if run.is_full:
-        return []
-    named = None if run.targets is None else set(run.targets)
-    return [
-        x
-        for x in shape.linears
-        if named is None or x.name in named or (x.experts and named & _OWN_NAMES[x.name])
-    ]
+    return trained_weights(shape, run) * run.compute_bytes // shape.layers
 
 
 def layer_bytes(shape: Shape, run: Training) -> int:
@@ -364,10 +322,10 @@ def loss_bytes(shape: Shape, run: Training) -> int:
     stream = run.tokens * shape.hidden * (run.weight_bytes + c) + 2 * rows * shape.hidden * c
     head = shape.vocab * shape.hidden
     largest = max((1 if c == 4 else 2) * part, block * shape.hidden * c)
-    if run.is_full and rows > block:  # the sum of the blocks before, and the next
+    if trains_head(shape, run) and rows > block:  # the sum of the blocks before, and the next
         stream += head * run.weight_bytes
         largest = max(largest, head * c)
-    elif run.is_full:
+    elif trains_head(shape, run):
         largest = max(largest, head * (c + run.weight_bytes * casts))
     # Of a block the gradient replaces the logits; the model's own logits stay.
     logits = block * shape.vocab * c * (2 if run.by_trainer else 1)
@@ -398,8 +356,9 @@ def _width(linear: Linear) -> int:
 def _step_bytes(shape: Shape, run: Training) -> int:
     if run.fused_step:
         return 0
-    trained_bytes = run.weight_bytes if run.is_full else 4
     if run.device != "cpu":  # all weights at once
-        return (adapter_weights(shape, run) or shape.num_weights) * trained_bytes
+        return trained_weights(shape, run) * run.trained_bytes
     largest = max(x.tensor_weights for x in shape.linears)
-    return 2 * trained_bytes * (max(largest, shape.embedding) if run.is_full else largest // 8)
+    if run.is_full:
+        return 2 * run.trained_bytes * max(largest, shape.embedding * part_of(shape, run).embedding)
+    return 2 * run.trained_bytes * (largest // 8)

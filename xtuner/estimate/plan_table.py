@@ -15,7 +15,7 @@ from xtuner.devices import NVIDIA
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.forecast import Forecast
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training, size_text
+from xtuner.estimate.memory import size_text
 from xtuner.estimate.processes import (
     BACKENDS,
     Cluster,
@@ -28,6 +28,7 @@ from xtuner.estimate.processes import (
 )
 from xtuner.estimate.shape import Shape
 from xtuner.estimate.speed import card_rate
+from xtuner.estimate.training import Training
 from xtuner.language import padded, translate
 
 

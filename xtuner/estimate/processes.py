@@ -29,19 +29,24 @@ from dataclasses import dataclass, replace
 
 from xtuner.estimate.memory import (
     Memory,
-    Training,
-    adapter_weights,
     bytes_per_weight,
     estimate,
     host_bytes,
     matrix_bytes,
     quantised_weights,
-    rank_of,
-    targets,
     weight_bytes,
 )
 from xtuner.estimate.shape import Linear, Shape
-from xtuner.estimate.speed import REACHED, flops_per_token
+from xtuner.estimate.speed import REACHED, flops_per_token, passes_of
+from xtuner.estimate.training import (
+    Training,
+    optimizer_bytes,
+    part_of,
+    rank_of,
+    targets,
+    trained_weights,
+    trains_head,
+)
 from xtuner.language import translate
 
 BACKENDS = ("ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -175,23 +180,23 @@ def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMe
 def _ddp_memory(shape: Shape, run: Training) -> Memory:
     """With DDP the gradients are its buckets, which exist from the start."""
     found = estimate(shape, run)
-    gradients = _trained(shape, run) * _trained_bytes(run)
+    gradients = trained_weights(shape, run) * run.trained_bytes
     return _with(found, {}, {name: {"gradients": gradients} for name in found.moments if name != "loading"})
 
 
 def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
     alone = estimate(shape, run)
     part = local_weights(shape, run, n)
-    trained = part["trained"]
-    gradient = trained * _trained_bytes(run)
+    trained, all_trained = part["trained"], max(1, trained_weights(shape, run))
+    gradient = trained * run.trained_bytes
     before = gradient if run.accumulate > 1 else 0
     # Parameters outside of layers, and their gradients, are whole until the end of the backward pass.
     outside = _outside_bytes(shape, run)
     layer = _travelling(shape, run) // shape.layers
     gathered = outside * (1 + run.copies) + 2 * layer
-    head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
-    whole = outside if run.is_full else 0
-    trained_layer = _trained_in_layers(shape, run) // shape.layers
+    head = shape.vocab * shape.hidden * run.weight_bytes if trains_head(shape, run) else 0
+    whole = _trained_outside(shape, run) * run.weight_bytes
+    trained_layer = _trained_in_layers(shape, run) // (part_of(shape, run).layers or shape.layers)
     # Of a layer: the gradient as it is made, and in fp32 as it is sent.
     summed = trained_layer * ((run.compute_bytes if run.is_full else 4) + 4)
     changes = {
@@ -201,7 +206,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
         "embedding": {"gradients": gradient + 2 * whole, "gathered": gathered},
         "step": {
             "gradients": gradient,
-            "step": alone.moments["step"].get("step", 0) * trained // _trained(shape, run),
+            "step": alone.moments["step"].get("step", 0) * trained // all_trained,
         },
     }
     for name, size in _copies(shape, run).items():
@@ -209,7 +214,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
         changes[moment][kind] = alone.moments[moment].get(kind, 0) - size
     weights = part["frozen bytes"] + (gradient if run.is_full else 0)
     kept = {name: -(-alone.kept[name] // n) for name in ("reference", "images")}
-    kept |= {"weights": weights, "optimizer": trained * run.state_bytes}
+    kept |= {"weights": weights, "optimizer": optimizer_bytes(shape, run) * trained // all_trained}
     return _with(alone, kept if run.is_full else {**kept, "adapter": gradient}, changes)
 
 
@@ -217,11 +222,12 @@ def _copies(shape: Shape, run: Training) -> dict[str, int]:
     """Bytes that only a single process needs: 16-bit copies of weights; FSDP gathers layers instead."""
     if not run.is_full or run.compute_bytes >= run.weight_bytes:
         return {}
-    copies = sum(x.weights for x in shape.linears) * run.compute_bytes
-    layer = copies // shape.layers
+    passed = part_of(shape, run).passed
+    layer = sum(x.weights for x in shape.linears) * run.compute_bytes // shape.layers
+    copies = layer * passed
     if run.recompute == "none":
         return {f"{moment}/activations": copies for moment in ("loss", "layer")}
-    kept = shape.layers // 2 * layer if run.recompute == "selective" else 0
+    kept = passed // 2 * layer if run.recompute == "selective" else 0
     found = {"loss/loss": copies - kept, "layer/layer": layer}
     return found | {f"{moment}/activations": kept for moment in ("loss", "layer") if kept}
 
@@ -233,8 +239,10 @@ def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memor
     seen = replace(shape, family="") if stage == 3 else shape
     run = replace(run, weight_bytes=min(run.weight_bytes, run.compute_bytes))
     alone = estimate(seen, run)
-    trained, wide = _trained(shape, run), _zero_bytes(run)
+    trained, wide = trained_weights(shape, run), _zero_bytes(run)
     part = -(-trained // n)
+    # The states are of weights in fp32.
+    states = optimizer_bytes(shape, run, 4) * part // max(1, trained)
     bucket = min(trained, BUCKET) * wide * (1 if stage == 3 else 2)
     gradient = trained * wide if stage == 1 else part * wide
     on_host = division.offloads
@@ -242,9 +250,9 @@ def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memor
         "weights": alone.kept["weights"],
         "adapter": 0 if run.is_full else trained * wide,
         "fp32 weights": 0 if on_host else part * 4,
-        "optimizer": 0 if on_host else part * run.state_bytes,
+        "optimizer": 0 if on_host else states,
     }
-    host = part * (4 + run.state_bytes + 4) if on_host else 0
+    host = part * (4 + 4) + states if on_host else 0
     gathered = 0
     if stage == 3:
         whole = kept["weights"] + kept["adapter"]
@@ -295,11 +303,17 @@ def local_weights(shape: Shape, run: Training, n: int) -> dict[str, int]:
     others = -(-shape.vocab // n) * shape.hidden * tables + -(-shape.rest // n)
     matrices = sum(_rows(x, n) for x in shape.linears if not x.experts)
     packed = sum(_rows(x, n) for x in shape.linears if x.experts)
-    if run.is_full:
+    if run.is_full and run.part is None:
         return {"trained": matrices + packed + others, "frozen bytes": 0}
+    if run.is_full:
+        trained = trained_weights(shape, run)
+        frozen = (shape.num_weights - trained) * run.weight_bytes
+        return {"trained": -(-trained // n), "frozen bytes": -(-frozen // n)}
     codes = quantised_weights(shape) * run.bits // 8 if run.bits < 16 else 0
     frozen = _scales(shape, run) + -(-codes // n) if codes else matrices * run.weight_bytes
     trained = sum(_adapter_rows(x, rank_of(x, run), n) for x in targets(shape, run))
+    if run.adapter is not None:
+        trained = -(-trained_weights(shape, run) // n)
     return {"trained": trained, "frozen bytes": frozen + (packed + others) * run.weight_bytes}
 
 
@@ -320,10 +334,10 @@ def traffic(shape: Shape, run: Training, division: Division) -> list[Sent]:
     """The bytes that a process sends in an update."""
     n, times = division.processes, run.accumulate
     ring = (n - 1) / n
-    trained = _trained(shape, run)
+    trained = trained_weights(shape, run)
     found: list[Sent] = []
     if division.backend == "ddp":
-        size = 2 * ring * trained * _trained_bytes(run)
+        size = 2 * ring * trained * run.trained_bytes
         found.append(Sent("sum of gradients", int(size), "all", "backward"))
     elif division.backend == "fsdp":
         weights = _outside_bytes(shape, run) + 2 * _travelling(shape, run)
@@ -339,7 +353,7 @@ def traffic(shape: Shape, run: Training, division: Division) -> list[Sent]:
 def _zero_traffic(shape: Shape, run: Training, division: Division) -> list[Sent]:
     n, times, stage = division.processes, run.accumulate, division.stage
     ring = (n - 1) / n
-    gradient = _trained(shape, run) * _zero_bytes(run)
+    gradient = trained_weights(shape, run) * _zero_bytes(run)
     if stage == 3:
         narrow = replace(run, weight_bytes=min(run.weight_bytes, run.compute_bytes))
         frozen = weight_bytes(shape, narrow) - host_bytes(shape, narrow) - _scales(shape, narrow)
@@ -386,7 +400,7 @@ def scaling(shape: Shape, run: Training, division: Division, cluster: Cluster) -
     batch /= cluster.operations * cluster.reached
     computing = batch * run.accumulate
     again = {"none": 0.0, "selective": 0.5}.get(run.recompute, 1.0)
-    passes = (3 if run.is_full else 2) + again
+    passes = passes_of(shape, run) + again
     backward = batch * (passes - 1) / passes
     hides = {
         "backward": backward,
@@ -398,7 +412,7 @@ def scaling(shape: Shape, run: Training, division: Division, cluster: Cluster) -
     for sent in traffic(shape, run, division):
         times[sent.behind] += sent.size / _rate(sent.over, division, cluster)
     if division.offloads:
-        step = _trained(shape, run) / division.processes * HOST_STEP_BYTES
+        step = trained_weights(shape, run) / division.processes * HOST_STEP_BYTES
         times[""] += step * min(division.per_node, division.processes) / cluster.host_memory
     waiting = sum(max(0.0, time - hides[behind]) for behind, time in times.items())
     return Scaling(computing, waiting, sum(times.values()))
@@ -412,14 +426,6 @@ def _rate(over: str, division: Division, cluster: Cluster) -> float:
         return cluster.inside if inside else cluster.between / division.per_node
     # Each ring passes a machine once, by a separate link and with a part of the bytes.
     return cluster.inside if division.processes <= division.per_node else min(cluster.inside, cluster.between)
-
-
-def _trained(shape: Shape, run: Training) -> int:
-    return adapter_weights(shape, run) or shape.num_weights
-
-
-def _trained_bytes(run: Training) -> int:
-    return run.weight_bytes if run.is_full else 4
 
 
 def _zero_bytes(run: Training) -> int:
@@ -436,17 +442,25 @@ def _outside_bytes(shape: Shape, run: Training) -> int:
     return _outside(shape) * run.weight_bytes - host_bytes(shape, run)
 
 
+def _trained_outside(shape: Shape, run: Training) -> int:
+    """Trained weights outside of layers, of the model itself."""
+    part = part_of(shape, run)
+    return part.embedding * shape.embedding + part.ends * (shape.head + shape.hidden)
+
+
 def _trained_in_layers(shape: Shape, run: Training) -> int:
-    return shape.num_weights - _outside(shape) if run.is_full else _trained(shape, run)
+    return trained_weights(shape, run) - _trained_outside(shape, run)
 
 
 def _travelling(shape: Shape, run: Training) -> int:
     """Bytes of all layers as FSDP gathers them."""
     if run.is_full:
-        return _trained_in_layers(shape, run) * min(run.weight_bytes, run.compute_bytes)
+        trained = _trained_in_layers(shape, run)
+        frozen = shape.num_weights - _outside(shape) - trained
+        return trained * min(run.weight_bytes, run.compute_bytes) + frozen * run.weight_bytes
     norms = (shape.rest - shape.hidden) * run.weight_bytes
     codes = matrix_bytes(shape, run) - _scales(shape, run)
-    return codes + norms + _trained(shape, run) * 4
+    return codes + norms + trained_weights(shape, run) * 4
 
 
 def _scales(shape: Shape, run: Training) -> int:

@@ -9,11 +9,13 @@ Families with known `sizes` are exact to the last weight; parts for images or au
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from xtuner.families import Sizes, family_of, text_part
+from xtuner.model_folder import ADDED_LAYERS
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,19 @@ class Linear:
         return max(1, rank * self.tensors // self.active) if self.experts else rank
 
 
+class Tensors(NamedTuple):
+    """`copies` tensors of one shape; `outside`: in the embedding or the head, not in a layer."""
+
+    shape: tuple[int, ...]
+    copies: int = 1
+    outside: bool = False
+
+    @property
+    def weights(self) -> int:
+        """The number of weights of all copies."""
+        return math.prod(self.shape) * self.copies
+
+
 @dataclass(frozen=True)
 class Shape:
     """A model's weights, and the widths that decide what it saves for backward."""
@@ -75,6 +90,7 @@ class Shape:
     # Weights of these: 0 if they are not known (estimate/images.py).
     encoder: int = 0
     projector: int = 0
+    added: tuple[int, ...] = ()  # numbers of the layers that xtuner convert expand has added
 
     @property
     def num_weights(self) -> int:
@@ -124,6 +140,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         known is not None and not sees,
         sizes.head_norms,
         sees,
+        added=tuple(cfg.get(ADDED_LAYERS) or ()),
     )
 
 

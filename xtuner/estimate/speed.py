@@ -1,7 +1,7 @@
 """The arithmetic of a token, and the time of a run on hardware of a known rate.
 
     forward    2 x (weights a token passes) + attention to the tokens before it, 2 x layers x queries x length
-    backward   as much again for the inputs, and in full fine-tuning as much again for the weights
+    backward   as much again for the inputs, and as much again for the weights, where they are trained
     recompute  one more forward of the layers, or of every second one
 
 A rough estimate: cards reach `REACHED` of their rate, a CPU core `CORE_FLOPS`.
@@ -10,8 +10,8 @@ A rough estimate: cards reach `REACHED` of their rate, a CPU core `CORE_FLOPS`.
 from __future__ import annotations
 
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import Shape
+from xtuner.estimate.training import Training, part_of, trains_head
 
 REACHED = 0.4
 CORE_FLOPS = 2e10
@@ -45,9 +45,15 @@ def flops_per_token(shape: Shape, run: Training, length: int) -> float:
     layers = sum(2 * x.inputs * x.outputs * x.active for x in shape.linears)
     layers += 2 * shape.layers * shape.query * length  # half of the square: causal
     head = 2 * shape.vocab * shape.hidden * run.trained_share
-    passes = 3 if run.is_full else 2
     again = {"none": 0.0, "selective": 0.5}.get(run.recompute, 1.0)
-    return (passes + again) * layers + passes * head
+    again *= part_of(shape, run).passed / shape.layers
+    return (passes_of(shape, run) + again) * layers + (2 + trains_head(shape, run)) * head
+
+
+def passes_of(shape: Shape, run: Training) -> float:
+    """How often a training goes through the layers: once forward, and back as far as something is trained."""
+    part = part_of(shape, run)
+    return 1 + (part.passed + part.layers) / shape.layers
 
 
 def operations_per_second(machine: Machine) -> float | None:

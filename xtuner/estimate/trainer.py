@@ -15,7 +15,15 @@ _BATCH, _EPOCHS = 8, 3
 _SWITCHES = ("gradient_checkpointing", "activation_checkpointing")
 _PRECISIONS = {"fp16": "float16", "bf16": "bfloat16"}
 # A word in the name of an optimizer -> the class whose state is as large.
-_OPTIMIZERS = {"8bit": "AdamW8bit", "adafactor": "Adafactor", "sgd": "SGD", "lion": "Lion"}
+_OPTIMIZERS = {
+    "adafactor": "Adafactor",
+    "adagrad": "Adagrad",
+    "ademamix": "AdEMAMix",
+    "lion": "Lion",
+    "rmsprop": "RMSprop",
+    "schedule_free_sgd": "SGDScheduleFree",
+    "sgd": "SGD",
+}
 
 
 def as_engine(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,7 +65,7 @@ def _model(model: Mapping[str, Any], lora: Any, arguments: Mapping[str, Any]) ->
 def _optimizer(arguments: Mapping[str, Any]) -> dict[str, Any]:
     name = str(arguments.get("optim", "adamw_torch"))
     kind = next((kind for word, kind in _OPTIMIZERS.items() if word in name), "AdamW")
-    return {"type": kind, "fused": name.endswith("_fused")}
+    return {"type": kind + "8bit" * ("8bit" in name), "fused": name.endswith("_fused")}
 
 
 def _length(arguments: Mapping[str, Any], count: Any) -> dict[str, Any]:

@@ -22,14 +22,15 @@ from xtuner.blocks import TILE
 from xtuner.devices import is_accelerator, kind_of, pins_memory
 from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
+from xtuner.estimate.training import Training
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
 from xtuner.model.fused import tile
 from xtuner.model.host_embedding import keep_on_host
 from xtuner.model.mapped import wanted_dtype
+from xtuner.model.trained_layers import trained_part
 
 # Tokens of a batch of unknown size.
 TOKENS = 8192
@@ -108,9 +109,9 @@ def what_fits(llm: Any) -> str:
     if shape is None:
         return "full"
     size = 4 if wanted_dtype(next(llm.parameters())) == torch.float32 else 2
-    trained = sum(p.numel() for p in llm.parameters() if p.requires_grad)
-    rank = 0 if trained == sum(p.numel() for p in llm.parameters()) else 64
-    run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, device=device.type)
+    has_adapter = hasattr(llm, "peft_config")
+    part, rank = (None, 64) if has_adapter else (trained_part(llm), 0)
+    run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, part=part, device=device.type)
     way = choose_recompute(shape, run, free)
     logger.info(
         translate(

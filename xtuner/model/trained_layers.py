@@ -12,18 +12,20 @@ from typing import Any
 from torch import nn
 
 from xtuner.errors import ConfigError
+from xtuner.estimate.training import Part
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.base import base_model, layers_of
+from xtuner.model_folder import ADDED_LAYERS
 
-ADDED, NOTE = "added", "xtuner_added_layers"
+ADDED = "added"
 
 
 def train_only(llm: Any, asked: int | str) -> None:
     """Freeze all of `llm` but the layers `asked` for."""
     layers = decoder_layers(llm)
     if asked == ADDED:
-        numbers = getattr(llm.config.get_text_config(), NOTE, None)
+        numbers = getattr(llm.config.get_text_config(), ADDED_LAYERS, None)
         if not numbers:
             what = "model.trained_layers = 'added', but no layers were added: run xtuner convert expand"
             raise ConfigError(translate(what))
@@ -65,3 +67,20 @@ def ends_after(llm: Any, layers: Sequence[nn.Module]) -> list[nn.Module]:
     if head is not None and head.weight is not embedding.weight:
         found.append(head)
     return found
+
+
+def trained_part(llm: Any) -> Part | None:
+    """Which layers of a model without an adapter are trained now; None if all are."""
+    layers = decoder_layers(llm)
+    trained = [number for number, layer in enumerate(layers) if _trains(layer)]
+    base = base_model(llm)
+    embedding = _trains(base.get_input_embeddings())
+    ends = any(map(_trains, ends_after(llm, layers)))
+    if len(trained) == len(layers) and embedding and ends:
+        return None
+    lowest = 0 if embedding else min(trained, default=len(layers))
+    return Part(len(trained), len(layers) - lowest, ends, embedding)
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())

@@ -20,13 +20,14 @@ import torch
 
 from xtuner import devices
 from xtuner.engine.hooks.hook import Hook
-from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.estimate.speed import card_rate, flops_per_token
+from xtuner.estimate.training import Training
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.packed import boundaries_of
 from xtuner.model.recompute import recomputes
+from xtuner.model.trained_layers import trained_part
 from xtuner.utils.constants import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ class ThroughputHook(Hook):
             inner = sum(inner) / len(inner)
         self.mlp_ratio = self.mlp_ratio or inner / self.hidden_size
         self._shape = read_shape({**config.to_dict(), "model_type": config.model_type})
-        trained = any(p.requires_grad for n, p in llm.named_parameters() if "lora_" not in n)
-        way = "full" if self.recompute == 1 else "selective" if self.recompute else "none"
-        self._work = Training(tokens=0, rank=0 if trained else 1, recompute=way)
+        self._work: Training | None = None
         self._peak = peak_rate(runner.device, runner.optim_wrapper)
         if self._peak and self._shape:
             logger.info(
@@ -104,11 +103,20 @@ class ThroughputHook(Hook):
         runner.history.record("fill", sum(lengths) / full)
         runner.history.record("tflops", sum(map(self._operations, lengths)) / passed / 1e12)
         if self._peak and self._shape:
+            # Not before the first batch, when hooks have chosen what is trained.
+            self._work = self._work or self._work_of(runner.model)
             share = trained / max(1, sum(lengths))
             for name, way in (("mfu", "none"), ("hfu", self._work.recompute)):
                 work = replace(self._work, recompute=way, trained_share=share)
                 needed = sum(n * flops_per_token(self._shape, work, n) for n in lengths)
                 runner.history.record(name, needed / passed / self._peak)
+
+    def _work_of(self, model: Any) -> Training:
+        trains = any(p.requires_grad for p in model.llm.parameters())
+        way = "full" if self.recompute == 1 else "selective" if self.recompute else "none"
+        if model.uses_adapter or not trains:
+            return Training(tokens=0, rank=1, recompute=way)
+        return Training(tokens=0, part=trained_part(model.llm), recompute=way)
 
     def _operations(self, s: int) -> float:
         h = self.hidden_size
