@@ -19,6 +19,7 @@ from xtuner.model import SupervisedFinetune, adaptive_ranks
 from xtuner.model.adapter_methods import LINEAR, METHODS, OWN, PROMPT
 from xtuner.model.fused.layers import unfuse
 from xtuner.model.lora import attach_adapter
+from xtuner.model.packed import pack
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
@@ -232,8 +233,7 @@ def test_a_checkpoint_becomes_a_folder_of_peft_and_merges(name, batch, tmp_path,
         expected = model.llm.eval()(input_ids=ids).logits
         assert (expected[:, -ids.shape[1] :] - base()(input_ids=ids).logits).abs().max() > 1e-4
         loaded = {"peft": peft.PeftModel.from_pretrained(base(), folder).eval()}
-        if METHODS[name].adapts != PROMPT:
-            loaded["ours"] = attach_adapter(base(), folder).eval()
+        loaded["ours"] = attach_adapter(base(), folder).eval()
         if METHODS[name].merges:
             assert merge(llama_dir, folder, tmp_path / "merged") < 1e-4
             loaded["merged"] = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
@@ -306,6 +306,29 @@ def test_settings_that_do_not_fit_are_one_line_of_the_config():
         SupervisedFinetune(llm=llama(), lora=peft.RoadConfig(group_size=48))
 
 
+def test_a_disabled_adapter_has_no_virtual_tokens(batch):
+    """The reference of DPO is the base: its log-probabilities are those without the adapter."""
+    model, _ = made("PROMPT_TUNING")
+    packed = pack(batch, torch.device("cpu"))
+    base = SupervisedFinetune(llm=llama())
+    with torch.no_grad():
+        want = base.token_logprobs(base.passes_of(packed, with_loss=True)).logprobs
+        own = model.token_logprobs(model.passes_of(packed, with_loss=True)).logprobs
+        with model.llm.disable_adapter():
+            found = model.token_logprobs(model.passes_of(packed, with_loss=True)).logprobs
+    assert torch.allclose(found, want, atol=1e-6)
+    assert not torch.allclose(own, want, atol=1e-3)
+
+
+def test_what_made_virtual_tokens_is_not_in_a_folder(tmp_path, llama_dir):
+    """So a folder does not train on."""
+    model, _ = begun("P_TUNING", llama_dir, 3)
+    model.llm.save_pretrained(tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=torch.float32)
+    with pytest.raises(ModelError, match="virtual tokens without what made them: use --resume"):
+        SupervisedFinetune(llm=base, peft_model=str(tmp_path))
+
+
 def test_prefix_tuning_refuses_recomputation():
     with pytest.raises(ConfigError, match="set it to False"):
         SupervisedFinetune(llm=llama(), lora=config("PREFIX_TUNING"), use_activation_checkpointing=True)
@@ -323,12 +346,12 @@ def table():
     lines = []
     for name, method in sorted(METHODS.items(), key=lambda item: (not item[1].trains, item[1].config)):
         if not method.trains:
-            lines.append(f"| `{method.config}` | **no**: {method.refused} | | | |")
+            lines.append(f"| `{method.config}` | **no**: {method.refused} | | |")
             continue
         cls = PEFT_TYPE_TO_CONFIG_MAPPING[name]
         assert not method.settings or set(settings(name)) <= set(inspect.signature(cls).parameters)
         line = f"dict(type={method.config}{', ' if method.settings else ''}{method.settings})"
-        marks = ["yes" if x else "no" for x in (method.quantised, method.merges, method.adapts != PROMPT)]
+        marks = ["yes" if x else "no" for x in (method.quantised, method.merges)]
         adapts = {LINEAR: "linear layers", OWN: "by family", PROMPT: "virtual tokens"}[method.adapts]
         lines.append(f"| `{line}` | {adapts} | {' | '.join(marks)} |")
     return "\n".join(lines)

@@ -30,10 +30,8 @@ ADAPTERS = {
     "model.lora: {name} adapts linear layers, and leaves out packed experts": (
         "model.lora：{name} 适配线性层，不含打包的专家"
     ),
-    "The adapter {folder} puts virtual tokens before the text, which only peft itself loads: use "
-    "PeftModel.from_pretrained(base, {folder!r}), or train with --resume": (
-        "适配器 {folder} 在文本前放置虚拟 token，只有 peft 自己能加载：请用 "
-        "PeftModel.from_pretrained(base, {folder!r})，或用 --resume 训练"
+    "model.peft_model: the folder {folder} has virtual tokens without what made them: use --resume": (
+        "model.peft_model：目录 {folder} 只有虚拟 token，没有生成它们的部分：请用 --resume"
     ),
     "The adapter {source} does not fit the base model: {count} weights differ, such as {name}": (
         "适配器 {source} 与基座模型不符：{count} 个权重不同，如 {name}"
@@ -70,10 +68,11 @@ ADAPTERS = {
     "model.lora.type: {kind} trains without --fsdp and --deepspeed: leave it out": (
         "model.lora.type：{kind} 不能与 --fsdp 和 --deepspeed 一起训练：请去掉"
     ),
-    "An adapter with virtual tokens before the text writes none here: remove EvaluateChatHook, "
-    "and use generate() of peft.PeftModel": (
-        "文本前带虚拟 token 的适配器在这里不生成文本：请去掉 EvaluateChatHook，并使用 p"
-        "eft.PeftModel 的 generate()"
+    "{kind} has no cache of keys and values, in which virtual tokens come before the text": (
+        "{kind} 没有键值缓存，虚拟 token 须在其中位于文本之前"
+    ),
+    "An adapter of virtual tokens does not go with the positions of images": (
+        "虚拟 token 的适配器不能与图像的位置编号一起使用"
     ),
     "{folder}: adapters of type {kind} cannot be merged into a model: use it beside its base": (
         "{folder}：{kind} 类型的适配器不能合并进模型：请与基座一起使用"

@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from xtuner.errors import ModelError
 from xtuner.generation.cached_forward import CachedForward
 from xtuner.generation.growing_cache import filled, is_plain
 from xtuner.generation.limits import stretches_positions
 from xtuner.generation.pictures import Inputs, Pictures
+from xtuner.language import translate
 
 
 class Reader:
@@ -31,6 +33,11 @@ class Reader:
         self._pictures = pictures
         self._forward = CachedForward(model)
         self._joins_rows = not stretches_positions(model)
+
+    @property
+    def num_virtual(self) -> int:
+        """How many virtual tokens every cache has before the tokens of its row."""
+        return self._forward.num_virtual
 
     def joins(self, cache: Any) -> bool:
         """Whether rows with such a cache can be read together."""
@@ -63,6 +70,9 @@ class Reader:
             inputs = self._pictures.inputs(self.model, row, start, self.device)
         more = {}
         if positions is not None:
+            if self.num_virtual:
+                what = "An adapter of virtual tokens does not go with the positions of images"
+                raise ModelError(translate(what))
             more["position_ids"] = positions[:, None, start : len(row)].to(self.device)
         return self._forward(inputs.forward, cache, all_logits=all_logits, to_decoder=inputs.decoder, **more)
 
@@ -100,7 +110,7 @@ class Batch:
         if not self.lengths:
             self._cache, self._joins = cache, self._reader.joins(cache)
         else:
-            width = max(*self.lengths, length)
+            width = max(*self.lengths, length) + self._reader.num_virtual
             for mine, new in zip(filled(self._cache), filled(cache), strict=True):
                 mine.keys = torch.cat([_padded(mine.keys, width), _padded(new.keys, width)])
                 mine.values = torch.cat([_padded(mine.values, width), _padded(new.values, width)])
@@ -114,11 +124,12 @@ class Batch:
             logits, self._cache = self._reader.read(row, 0, None)
             return logits
         width, mask, positions = max(self.lengths), None, None
+        before = self._reader.num_virtual
         if min(self.lengths) < width or any(self._shifts):
             lengths = torch.tensor(self.lengths, device=self._reader.device)
-            positions = (lengths + torch.tensor(self._shifts, device=self._reader.device))[:, None]
+            positions = (before + lengths + torch.tensor(self._shifts, device=self._reader.device))[:, None]
         if min(self.lengths) < width:
-            columns = torch.arange(width + 1, device=self._reader.device)
+            columns = torch.arange(before + width + 1, device=self._reader.device)
             mask = (columns >= (width - lengths)[:, None]).long()
         tokens = [row[-1] for row in rows]
         logits, self._cache = self._reader.next_tokens(tokens, self._cache, mask, positions)

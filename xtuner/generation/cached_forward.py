@@ -1,4 +1,4 @@
-"""Calls of a model's forward with a KV cache.
+"""Calls of a model's forward with a KV cache, which begins with the virtual tokens of an adapter.
 
 transformers up to 5.23, remote code     forward(past_key_values=...)    output.past_key_values
 transformers since 5.24                  forward(cache=...)              output.cache
@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from xtuner.errors import ConfigError
 from xtuner.generation.growing_cache import let_grow
-from xtuner.language import translate
+from xtuner.model import prompts
 from xtuner.model.adapters import virtual_tokens
 from xtuner.model.base import base_model
 
@@ -24,17 +23,16 @@ class CachedForward:
     """Calls the forward of `model` with the arguments that its family accepts."""
 
     def __init__(self, model: Any) -> None:
-        if virtual_tokens(model):
-            what = (
-                "An adapter with virtual tokens before the text writes none here: remove EvaluateChatHook, "
-                "and use generate() of peft.PeftModel"
-            )
-            raise ConfigError(translate(what))
         self._model = model
         names = inspect.signature(base_model(model).forward).parameters
         self.cache_name = "cache" if "cache" in names else "past_key_values"
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
         self.takes_positions = "position_ids" in names
+
+    @property
+    def num_virtual(self) -> int:
+        """How many virtual tokens a cache has before the tokens that were read."""
+        return virtual_tokens(self._model)
 
     def __call__(
         self,
@@ -50,9 +48,14 @@ class CachedForward:
         With `all_logits` the logits after each token, [rows, tokens, vocabulary]. `to_decoder`: further
         arguments of the decoder, besides those of the whole model.
         """
+        model = self._model
+        if self.num_virtual:
+            # peft's forward would put them before these tokens as well.
+            model = base_model(model)
+            cache = prompts.as_cache(self._model) if cache is None else cache
         kept = {} if all_logits else self._only_last
         with _adding(base_model(self._model), to_decoder):
-            out = self._model(**inputs, **{self.cache_name: cache}, use_cache=True, **kept, **more)
+            out = model(**inputs, **{self.cache_name: cache}, use_cache=True, **kept, **more)
         # New outputs warn when the old name is read.
         cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
         let_grow(cache)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtuner.errors import ConfigError, DataError
 from xtuner.language import translate
+from xtuner.model.adapters import virtual_tokens
 from xtuner.model.base import base_model
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def context_length(model: Any) -> int | None:
-    """The context length of the model in tokens, or None if its config has none."""
+    """The context length of the model in tokens, or None if its config has none; without virtual tokens."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return length if isinstance(length, int) and length > 0 else None
+    return length - virtual_tokens(model) if isinstance(length, int) and length > 0 else None
 
 
 def prompt_limit(context: int | None, max_new_tokens: int) -> int | None:

@@ -45,16 +45,22 @@ def is_other(cfg: Any) -> bool:
 
 def adapter_type(llm: Any) -> str | None:
     """The type of the adapter on `llm` if it is another than LoRA, else None."""
-    found = getattr(llm, "peft_config", None)
-    cfg = found.get("default") if isinstance(found, dict) else None
+    cfg = _active(llm)
     return type_of(cfg) if cfg is not None and is_other(cfg) else None
 
 
 def virtual_tokens(llm: Any) -> int:
-    """How many virtual tokens the adapter on `llm` puts before the text."""
+    """How many virtual tokens the active adapter on `llm` puts before the text; 0 while it is disabled."""
     kind = adapter_type(llm)
-    prompt = kind is not None and METHODS[kind].adapts == PROMPT
-    return llm.peft_config["default"].num_virtual_tokens if prompt else 0
+    if kind is None or METHODS[kind].adapts != PROMPT or getattr(llm, "_adapters_disabled", False):
+        return 0
+    return _active(llm).num_virtual_tokens
+
+
+def _active(llm: Any) -> Any:
+    """peft's config of the active adapter of `llm`; None without one."""
+    found, name = getattr(llm, "peft_config", None), getattr(llm, "active_adapter", None)
+    return found.get(name if isinstance(name, str) else "default") if isinstance(found, dict) else None
 
 
 def apply_other(llm: nn.Module, asked: Any, task_type: str | None) -> nn.Module:
@@ -149,11 +155,8 @@ def attach_other(
     from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     check_trains(cfg)
-    if METHODS[type_of(cfg)].adapts == PROMPT:
-        what = (
-            "The adapter {folder} puts virtual tokens before the text, which only peft itself loads: use "
-            "PeftModel.from_pretrained(base, {folder!r}), or train with --resume"
-        )
+    if METHODS[type_of(cfg)].adapts == PROMPT and trainable:
+        what = "model.peft_model: the folder {folder} has virtual tokens without what made them: use --resume"
         raise ModelError(translate(what, folder=source))
     try:
         if isinstance(model, PeftModel):

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.errors import ConfigError
+from xtuner.errors import ConfigError, ModelError
 from xtuner.language import translate
 from xtuner.model.adapters import adapter_type, virtual_tokens
+from xtuner.model.base import base_model
 
 _IN_CACHE = "PREFIX_TUNING"
 
@@ -22,6 +23,20 @@ _IN_CACHE = "PREFIX_TUNING"
 def shift(llm: Any) -> int:
     """By how many places logits come later than their tokens."""
     return 0 if adapter_type(llm) == _IN_CACHE else virtual_tokens(llm)
+
+
+def as_cache(llm: Any) -> Any:
+    """A KV cache of the virtual tokens of the active adapter on `llm`."""
+    found = llm.get_prompt(batch_size=1)
+    if adapter_type(llm) == _IN_CACHE:
+        return found
+    base = base_model(llm)
+    out = base(inputs_embeds=found.to(base.get_input_embeddings().weight.dtype), use_cache=True)
+    cache = getattr(out, "cache", None) if hasattr(out, "cache") else getattr(out, "past_key_values", None)
+    if cache is None:
+        what = "{kind} has no cache of keys and values, in which virtual tokens come before the text"
+        raise ModelError(translate(what, kind=type(base).__name__))
+    return cache
 
 
 def without_virtual(output: Any, length: int, columns: np.ndarray | None) -> Any:

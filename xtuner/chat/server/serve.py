@@ -166,7 +166,7 @@ def _load(
     adapter = None if parts is None else parts.llm_adapter
     model, tokenizer, pictures = load_model(settings, parts, adapter)
     always = None if adapter is None else "default"
-    context, num_tokens = context_length(model), model.get_input_embeddings().num_embeddings
+    num_tokens = model.get_input_embeddings().num_embeddings
     own = PROMPT_TEMPLATE.auto if getattr(tokenizer, "chat_template", None) else None
     models = [Served(base, settings.model, always, own if template is None else template)]
     for i, (name, path) in enumerate(adapters.items()):
@@ -185,7 +185,7 @@ def _load(
     return Service(
         scheduler,
         models,
-        PromptWriter(tokenizer, context, pictures),
+        PromptWriter(tokenizer, context_length(model), pictures),
         num_tokens=num_tokens,
         max_new_tokens=settings.max_new_tokens,
         timeout_s=settings.timeout_s,

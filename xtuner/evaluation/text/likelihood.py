@@ -21,6 +21,7 @@ from xtuner.evaluation.text.scored import Scored, TextEncoder
 from xtuner.generation.cached_forward import CachedForward
 from xtuner.generation.growing_cache import can_repeat
 from xtuner.generation.limits import context_length, stretches_positions
+from xtuner.model.adapters import virtual_tokens
 from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed, to_device
 from xtuner.model.passes import Pass
@@ -32,7 +33,9 @@ class Likelihood(TextEncoder):
 
     def __init__(self, model: Any, tokenizer: Any, scorer: PackedLanguageModel | None = None) -> None:
         """`scorer`: what trains `model`, if that is so."""
-        super().__init__(tokenizer, context_length(model), not stretches_positions(model))
+        # peft's own forward puts virtual tokens before each row, which cannot begin with a cache.
+        shares_prefixes = not stretches_positions(model) and not virtual_tokens(model)
+        super().__init__(tokenizer, context_length(model), shares_prefixes)
         self._model = scorer or SupervisedFinetune(llm=model, use_activation_checkpointing=False)
         self._model.eval()
         self._forward = CachedForward(model)
