@@ -129,7 +129,8 @@ def table():
     lines = []
     for name, path in OPTIMIZERS.items():
         device = "GPU; on the CPU without pages" if name in PAGED else "GPU, CPU"
-        divided = "no" if name in (*FREE, "Muon") else "yes" if path.startswith("torch.") else "not tried"
+        tried = path.startswith(("torch.", "schedulefree."))
+        divided = "no" if name == "Muon" else "yes" if tried else "not tried"
         lines.append(f"| `{name}` | `{path}` | {device} | {divided} | {NOTES.get(name, '')} |")
     lines += [f"| `{name}` | **no** | | | {why} |" for name, why in REFUSED.items()]
     return "\n".join(lines)

@@ -346,12 +346,12 @@ def table():
     lines = []
     for name, method in sorted(METHODS.items(), key=lambda item: (not item[1].trains, item[1].config)):
         if not method.trains:
-            lines.append(f"| `{method.config}` | **no**: {method.refused} | | |")
+            lines.append(f"| `{method.config}` | **no**: {method.refused} | | | |")
             continue
         cls = PEFT_TYPE_TO_CONFIG_MAPPING[name]
         assert not method.settings or set(settings(name)) <= set(inspect.signature(cls).parameters)
         line = f"dict(type={method.config}{', ' if method.settings else ''}{method.settings})"
-        marks = ["yes" if x else "no" for x in (method.quantised, method.merges)]
+        marks = ["yes" if x else "no" for x in (method.quantised, method.merges, method.divides)]
         adapts = {LINEAR: "linear layers", OWN: "by family", PROMPT: "virtual tokens"}[method.adapts]
         lines.append(f"| `{line}` | {adapts} | {' | '.join(marks)} |")
     return "\n".join(lines)

@@ -81,7 +81,7 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
     deepspeed = options.pop("deepspeed", None)
     hooks = options.pop("custom_hooks", [])
     config = parse_config(textwrap.dedent(CONFIG), "world.py", options)
-    for hook in hooks:
+    for hook in [hook for hook in hooks if "tokenizer" in hook]:
         hook["tokenizer"]["pretrained_model_name_or_path"] = options["folder"]
     config.custom_hooks = hooks
     try:

@@ -65,6 +65,9 @@ ADAPTERS = {
     "sequence_parallel_size: virtual tokens come before whole sequences: set it to 1": (
         "sequence_parallel_size：虚拟 token 放在整条序列之前：请设为 1"
     ),
+    "model.lora.type: {kind} trains without --deepspeed: use --fsdp, or neither": (
+        "model.lora.type：{kind} 不能与 --deepspeed 一起训练：请用 --fsdp，或两者都不用"
+    ),
     "model.lora.type: {kind} trains without --fsdp and --deepspeed: leave it out": (
         "model.lora.type：{kind} 不能与 --fsdp 和 --deepspeed 一起训练：请去掉"
     ),

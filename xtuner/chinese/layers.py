@@ -22,8 +22,8 @@ LAYERS = {
         "LISAHook：num_layers 为 {num_layers}，而模型有 {count} 层"
     ),
     "LISAHook trains whole layers: leave out model.lora": "LISAHook 训练整层：请去掉 model.lora",
-    "LISAHook frees layers of a single process: train with one, without --deepspeed": (
-        "LISAHook 释放单个进程的层：请用一个进程训练，不用 --deepspeed"
+    "LISAHook frees whole layers: train without --fsdp and --deepspeed": (
+        "LISAHook 释放整层：请不用 --fsdp 和 --deepspeed 训练"
     ),
     "--blocks is {blocks}; it must divide the {count} layers of {source}": (
         "--blocks 为 {blocks}；它须整除 {source} 的 {count} 层"

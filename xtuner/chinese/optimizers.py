@@ -24,6 +24,9 @@ OPTIMIZERS = {
     "optim_wrapper.optimizer is {name}, which needs whole weights: train without --fsdp and --deepspeed": (
         "optim_wrapper.optimizer 为 {name}，它需要完整的权重：请不用 --fsdp 和 --deepspeed 训练"
     ),
+    "optim_wrapper.optimizer is {name}, which was not tried with --deepspeed: use --fsdp, or neither": (
+        "optim_wrapper.optimizer 为 {name}，未与 --deepspeed 一起试过：请用 --fsdp，或两者都不用"
+    ),
     "param_scheduler beside {name}, which needs none: set param_scheduler = [] and warmup_steps in the "
     "optimizer": "{name} 不需要 param_scheduler：请设 param_scheduler = []，并在优化器中设 warmup_steps",
 }

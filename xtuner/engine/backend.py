@@ -13,6 +13,7 @@ each process writes and reads its own parts. Any backend reads both.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -60,6 +61,9 @@ class Backend:
     def wrap(self, model: TrainModule, device: torch.device) -> None:
         """Take the model to `device`, before its optimiser is made."""
         self.model = model.to(device)
+
+    def train_others(self) -> None:
+        """Go on with the parameters that are trained now, the same in all processes, between two updates."""
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         """Take the optimiser; ConfigError where it cannot work on what this backend holds."""
@@ -196,18 +200,28 @@ class DDPBackend(_ManyBackend):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 torch.distributed.broadcast(parameter.data, src=0)
-        with warnings.catch_warnings():
-            # torch has renamed it, with another meaning.
-            warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated")
-            self._ddp = nn.parallel.DistributedDataParallel(
-                model, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+        self._ddp = _as_ddp(model)
+
+    def train_others(self) -> None:
+        # DDP waits for the gradients of all parameters that were trained when it was made.
+        del self._ddp
+        gc.collect()
+        self._ddp = _as_ddp(self.model)
 
     def _module(self) -> Any:
         return self._ddp
 
     def _syncing(self, is_last: bool) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if is_last else self._ddp.no_sync()
+
+
+def _as_ddp(model: TrainModule) -> nn.parallel.DistributedDataParallel:
+    with warnings.catch_warnings():
+        # torch has renamed it, with another meaning.
+        warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated")
+        return nn.parallel.DistributedDataParallel(
+            model, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 class FSDPBackend(_ManyBackend):

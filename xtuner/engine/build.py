@@ -58,6 +58,7 @@ from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import say_once
 from xtuner.model import adaptive_ranks
+from xtuner.model.adapter_methods import METHODS
 from xtuner.model.adapters import adapter_type
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families
@@ -366,10 +367,15 @@ def build_model(run: Run) -> Any:
 
 
 def check_adapter(run: Run, model: Any) -> None:
-    """Raise ConfigError for an adapter whose weights cannot be divided among processes."""
+    """Raise ConfigError for an adapter whose weights cannot be divided among processes as asked."""
     kind = adapter_type(model.parts().get("llm"))
-    if kind is not None and run.backend.divides:
+    if kind is None or not run.backend.divides:
+        return
+    if not METHODS[kind].divides:
         what = "model.lora.type: {kind} trains without --fsdp and --deepspeed: leave it out"
+        raise ConfigError(translate(what, kind=kind))
+    if run.backend.name != "fsdp":
+        what = "model.lora.type: {kind} trains without --deepspeed: use --fsdp, or neither"
         raise ConfigError(translate(what, kind=kind))
 
 
@@ -419,12 +425,17 @@ def choose_ranks(run: Run) -> None:
 
 
 def check_divides(run: Run, kind: Any) -> None:
-    """Raise ConfigError for an optimizer that needs weights whole where processes divide them."""
+    """Raise ConfigError for an optimizer that does not work on weights as processes divide them."""
     package = getattr(kind, "__module__", "").partition(".")[0]
-    if run.backend.divides and (kind is Muon or package == "schedulefree"):
+    if run.backend.divides and kind is Muon:
         what = (
             "optim_wrapper.optimizer is {name}, which needs whole weights: train without --fsdp and "
             "--deepspeed"
+        )
+        raise ConfigError(translate(what, name=kind.__name__))
+    if run.backend.divides and package == "schedulefree" and run.backend.name != "fsdp":
+        what = (
+            "optim_wrapper.optimizer is {name}, which was not tried with --deepspeed: use --fsdp, or neither"
         )
         raise ConfigError(translate(what, name=kind.__name__))
     if package == "schedulefree" and run.cfg.get("param_scheduler"):

@@ -23,14 +23,15 @@ LORA = "LORA"
 class Method:
     """A type of adapter: peft's config class, what it adapts without `target_modules`, its abilities.
 
-    `merges`: into a model of its own. `quantised`: on a base in 4 bits, as peft has it. `settings`: what it
-    needs. `refused`: why it is not trained here.
+    `merges`: into a model of its own. `quantised`: on a base in 4 bits, as peft has it. `divides`: FSDP may
+    divide its weights among processes. `settings`: what it needs. `refused`: why it is not trained here.
     """
 
     config: str
     adapts: str = LINEAR
     merges: bool = True
     quantised: bool = True
+    divides: bool = True
     settings: str = ""
     refused: str = ""
 
@@ -40,8 +41,9 @@ class Method:
 
 
 _PROMPTS = "it needs examples or tasks that a config of a run does not name"
+_TOKENS = "num_virtual_tokens=20"
 METHODS: dict[str, Method] = {
-    "ADALORA": Method("AdaLoraConfig", settings="init_r=12, target_r=8, total_step=1000"),
+    "ADALORA": Method("AdaLoraConfig", divides=False, settings="init_r=12, target_r=8, total_step=1000"),
     "ADAMSS": Method("AdamssConfig", refused="it needs scikit-learn, which XTuner does not install"),
     "BEFT": Method("BeftConfig", merges=False),
     "BOFT": Method("BOFTConfig", settings="boft_block_size=4"),
@@ -64,7 +66,7 @@ METHODS: dict[str, Method] = {
     "LOKR": Method("LoKrConfig", quantised=False),
     "MISS": Method("MissConfig"),
     "OFT": Method("OFTConfig", settings="oft_block_size=32"),
-    "OSF": Method("OSFConfig", quantised=False),
+    "OSF": Method("OSFConfig", quantised=False, divides=False),
     "PEANUT": Method("PeanutConfig", quantised=False),
     "PSOFT": Method("PsoftConfig", quantised=False),
     "PVERA": Method("PveraConfig"),
@@ -74,20 +76,20 @@ METHODS: dict[str, Method] = {
         "ShadowConfig",
         refused="it runs a second model beside the base, whose loss only peft's own forward has",
     ),
-    "SHIRA": Method("ShiraConfig", settings="r=32"),
+    "SHIRA": Method("ShiraConfig", divides=False, settings="r=32"),
     "SUPERTUNING": Method("SupertuningConfig", quantised=False),
-    "TINYLORA": Method("TinyLoraConfig", quantised=False),
+    "TINYLORA": Method("TinyLoraConfig", quantised=False, divides=False),
     "TRAINABLE_TOKENS": Method("TrainableTokensConfig", OWN, settings="token_indices=[5, 6]"),
-    "UNILORA": Method("UniLoraConfig", quantised=False),
-    "VBLORA": Method("VBLoRAConfig", settings="vector_length=32"),
+    "UNILORA": Method("UniLoraConfig", quantised=False, divides=False),
+    "VBLORA": Method("VBLoRAConfig", divides=False, settings="vector_length=32"),
     "VERA": Method("VeraConfig"),
     "WAVEFT": Method("WaveFTConfig", settings="n_frequency=2592"),
     "ADAPTION_PROMPT": Method(
         "AdaptionPromptConfig", OWN, merges=False, settings="adapter_len=10, adapter_layers=30"
     ),
-    "P_TUNING": Method("PromptEncoderConfig", PROMPT, merges=False, settings="num_virtual_tokens=20"),
-    "PREFIX_TUNING": Method("PrefixTuningConfig", PROMPT, merges=False, settings="num_virtual_tokens=20"),
-    "PROMPT_TUNING": Method("PromptTuningConfig", PROMPT, merges=False, settings="num_virtual_tokens=20"),
+    "P_TUNING": Method("PromptEncoderConfig", PROMPT, False, divides=False, settings=_TOKENS),
+    "PREFIX_TUNING": Method("PrefixTuningConfig", PROMPT, False, divides=False, settings=_TOKENS),
+    "PROMPT_TUNING": Method("PromptTuningConfig", PROMPT, False, divides=False, settings=_TOKENS),
     "CARTRIDGE": Method("CartridgeConfig", PROMPT, refused=_PROMPTS),
     "CPT": Method("CPTConfig", PROMPT, refused=_PROMPTS),
     "MULTITASK_PROMPT_TUNING": Method("MultitaskPromptTuningConfig", PROMPT, refused=_PROMPTS),

@@ -36,8 +36,8 @@ class LISAHook(Hook):
     def before_train(self, runner: Run) -> None:
         if runner.model.uses_adapter:
             raise ConfigError(translate("LISAHook trains whole layers: leave out model.lora"))
-        if runner.world.size > 1 or runner.backend.divides:
-            what = "LISAHook frees layers of a single process: train with one, without --deepspeed"
+        if runner.backend.divides:
+            what = "LISAHook frees whole layers: train without --fsdp and --deepspeed"
             raise ConfigError(translate(what))
         self._layers = [
             [p for p in layer.parameters() if p.requires_grad] for layer in decoder_layers(runner.model.llm)
@@ -63,8 +63,9 @@ class LISAHook(Hook):
                 if not trains:
                     parameter.grad = None
                     state.pop(parameter, None)
+        runner.backend.train_others()
 
     def draw(self, seed: int, period: int) -> list[int]:
-        """The layers of a period; the same in a resumed run."""
+        """The layers of a period; the same in a resumed run, and in each of several processes."""
         generator = random.Random(f"{seed} {period}")
         return sorted(generator.sample(range(len(self._layers)), self.num_layers))
