@@ -1,7 +1,8 @@
 """Models at addresses: a folder of a bucket is copied to this machine once, complete or absent.
 
 s3://bucket/qwen3        ->  $XTUNER_CACHE/models/<key>/qwen3       also gs://, oss://, az://, ... (fsspec)
-hf://Qwen/Qwen3-8B       ->  Qwen/Qwen3-8B                          the hub's client keeps its own copies
+hf://Qwen/Qwen3-8B       ->  Qwen/Qwen3-8B                          the hub's client keeps its own copies;
+                             of an adapter the folder of its copy
 Qwen/Qwen3-8B            ->  the folder of ModelScope's client      with XTUNER_USE_MODELSCOPE=1
 ./qwen3                  ->  ./qwen3
 """
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xtuner import hub
 from xtuner.atomic import written
 from xtuner.cache import cache_folder
 from xtuner.credentials import without_credentials
@@ -26,7 +28,8 @@ from xtuner.locks import locked
 from xtuner.log import logger, say_once, start_console
 from xtuner.model_folder import looks_local
 
-MODEL_KEYS = ("pretrained_model_name_or_path", "model_path", "peft_model")
+_ADAPTER_KEY = "peft_model"
+MODEL_KEYS = ("pretrained_model_name_or_path", "model_path", _ADAPTER_KEY)
 """The keys of a config under which models and adapters are named."""
 
 _HUB = "hf://"
@@ -45,6 +48,19 @@ def local_model(name: str) -> str:
     return name
 
 
+def local_adapter(name: str) -> str:
+    """The folder of an adapter on this machine; one at hf:// is downloaded by the hub's client."""
+    found = local_model(name)
+    if not name.startswith(_HUB):
+        return found
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(found, local_files_only=not hub.is_reachable())
+    except Exception as error:  # the hub's client raises many
+        raise NotFoundError(_not_fetched(name, error)) from error
+
+
 def use_local_models(config: Any) -> None:
     """Put folders of this machine in the place of addresses, everywhere in a config."""
     seen: set[int] = set()
@@ -57,7 +73,8 @@ def use_local_models(config: Any) -> None:
         if isinstance(here, Mapping):
             for key, value in here.items():
                 if key in MODEL_KEYS and isinstance(value, str):
-                    here[key] = local_model(value)  # type: ignore[index]
+                    local = local_adapter if key == _ADAPTER_KEY else local_model
+                    here[key] = local(value)  # type: ignore[index]
             stack += here.values()
         elif isinstance(here, (list, tuple)):
             stack += here

@@ -39,6 +39,12 @@ def beside(path: str | Path, config_file: str | None) -> str:
     )
 
 
+def name_and_place(text: str) -> tuple[str, str]:
+    """`NAME=PLACE` as two; the name is "" where there is none, such as in `s3://bucket/x=1`."""
+    name, equals, place = text.partition("=")
+    return (name, place) if equals and "://" not in name else ("", text)
+
+
 def check_adapter_path(path: str | Path) -> None:
     """Raise NotFoundError or ModelError if `path` is not an adapter folder."""
     folder = Path(path).expanduser()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,20 @@ def test_a_pushed_folder_comes_back_equal_by_bytes(hub, run, folder, tmp_path):
     before = len([r for r in hub.requests if r[0] == "PUT"])
     assert run(*words)[0] == 0
     assert len([r for r in hub.requests if r[0] == "PUT"]) == before == 2
+
+
+def test_an_adapter_on_the_hub_is_a_folder_of_its_copy(hub, run, adapter_dir):
+    """`hf://` of an adapter, as `--adapter` and `peft_model` take it; a name without files is one line."""
+    code, _, errors = run("-m", "xtuner", "push", str(adapter_dir), "me/poet")
+    assert code == 0, errors
+    fetch = "from xtuner.model_address import local_adapter; print(local_adapter('hf://me/{}'))"
+    code, shown, errors = run("-c", fetch.format("poet"))
+    assert code == 0, errors
+    own = contents(Path(shown.strip()))
+    assert own == contents(adapter_dir)
+    code, _, errors = run("-c", fetch.format("nobody"))
+    assert code == 1
+    assert "NotFoundError: hf://me/nobody cannot be downloaded: " in errors.splitlines()[-1]
 
 
 @pytest.mark.slow

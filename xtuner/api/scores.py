@@ -13,7 +13,7 @@ from xtuner.errors import ConfigError, did_you_mean
 from xtuner.evaluation.text.settings import Settings
 from xtuner.language import translate
 from xtuner.log import logger, start_console
-from xtuner.model_address import local_model
+from xtuner.model_address import local_adapter, local_model
 from xtuner.model_folder import check_model_path
 from xtuner.parallel.launch import join_launched
 from xtuner.paths import check_adapter_path, is_address
@@ -75,7 +75,8 @@ def evaluate(model: str | Path, tasks: str | Path | Sequence[str | Path], **opti
     check_options(values, given)
     if join_launched("none") is not None:
         logger.warning(translate("NPROC_PER_NODE and NNODES are for xtuner eval: evaluate has one process"))
-    values |= {name: local_model(values[name]) for name in ("model", "adapter") if values[name]}
+    for name, local in (("model", local_model), ("adapter", local_adapter)):
+        values[name] = values[name] and local(values[name])
     check_model(values)
     start_console()
     with leaving_state():

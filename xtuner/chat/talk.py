@@ -16,7 +16,7 @@ from xtuner.chat.settings import Settings
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 from xtuner.log import start_console
-from xtuner.model_address import local_model
+from xtuner.model_address import local_adapter, local_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -173,7 +173,7 @@ def make_settings(model: str, adapter: str | None, options: Mapping[str, Any]) -
     settings["stop_words"] = [*([words] if isinstance(words, str) else words), *filter(None, ends)]
     if reward := settings.get("reward"):
         settings["reward"] = local_model(reward)
-    made = Settings(local_model(model), adapter=adapter and local_model(adapter), **settings)
+    made = Settings(local_model(model), adapter=adapter and local_adapter(adapter), **settings)
     made.check()
     made.check_paths()
     return made

@@ -9,7 +9,7 @@ from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.model_folder import state_of, with_base
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.addresses import fetch_models, find_model
+from xtuner.tools.arguments.addresses import fetch_adapters, find_model
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     start_console()
     # Paths are checked before torch is imported.
     find_model(args, "model_name_or_path")
-    fetch_models(args, "adapter")
+    fetch_adapters(args)
     if args.adapter is not None:
         check_adapter_path(args.adapter)
     from xtuner.scoring.file import score_file

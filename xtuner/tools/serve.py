@@ -6,7 +6,7 @@ import argparse
 import os
 
 from xtuner.log import start_console
-from xtuner.tools.arguments.addresses import find_model
+from xtuner.tools.arguments.addresses import fetch_adapters, find_model
 from xtuner.tools.arguments.model import add_llava, add_loading
 from xtuner.tools.arguments.parser import Parser
 
@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     start_console()
     # Paths are checked before torch is imported.
     find_model(args, "model_name_or_path")
+    fetch_adapters(args)
     if args.reward is not None:
         find_model(args, "reward")
     from xtuner.chat.server.serve import ServeSettings, serve

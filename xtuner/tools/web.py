@@ -6,7 +6,7 @@ import argparse
 import os
 
 from xtuner.log import start_console
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import fetch_adapters, fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     args.model_or_url = args.model_or_url or None  # "": a variable that is not set
     start_console()
     fetch_models(args, "model_or_url")
+    fetch_adapters(args)
     from xtuner.chat.web.launch import WebSettings, web
 
     given = [("--adapter", each) for each in args.adapter]

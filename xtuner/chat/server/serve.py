@@ -20,6 +20,7 @@ from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
 from xtuner.extras import install_extra
 from xtuner.log import logger
+from xtuner.paths import name_and_place
 from xtuner.utils import PROMPT_TEMPLATE
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
@@ -76,9 +77,9 @@ class ServeSettings(ModelSettings):
         base = self.base_name()
         found: dict[str, str] = {}
         for text in self.adapters:
-            name, equals, path = text.partition("=")
-            if not equals:
-                name, path = Path(text).resolve().name, text
+            name, path = name_and_place(text)
+            if path == text:
+                name = Path(text).resolve().name
             if not name or not path:
                 raise ConfigError(f"--adapter {text!r}: write NAME=FOLDER, or FOLDER.")
             if name in found or name == base:

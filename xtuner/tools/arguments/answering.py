@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xtuner.api.scores import check_model, settings_of
-from xtuner.tools.arguments.addresses import fetch_models
+from xtuner.tools.arguments.addresses import fetch_adapters, fetch_models
 from xtuner.tools.arguments.model import add_loading
 from xtuner.tools.arguments.processes import add_launcher, run_measurement
 
@@ -66,7 +66,8 @@ def run(
         return answer(settings_of(vars(args)), world)
 
     def check() -> None:
-        fetch_models(args, "model", "adapter")
+        fetch_models(args, "model")
+        fetch_adapters(args)
         check_model(vars(args))
 
     return run_measurement(command, args, argv, check, measure)

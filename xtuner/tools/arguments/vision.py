@@ -8,7 +8,7 @@ from typing import Any
 
 from xtuner.data_files import check_there, named_files
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.addresses import fetch_models, find_model
+from xtuner.tools.arguments.addresses import fetch_adapters, find_model
 from xtuner.tools.arguments.model import add_llava, add_loading
 from xtuner.tools.arguments.parser import Parser
 from xtuner.tools.arguments.processes import add_launcher, run_measurement
@@ -55,7 +55,7 @@ def run(command: str, args: argparse.Namespace, argv: Sequence[str] | None) -> i
 def _check_paths(args: argparse.Namespace) -> None:
     """Raise for paths that do not exist, before torch is imported."""
     find_model(args, "model_name_or_path")
-    fetch_models(args, "adapter")
+    fetch_adapters(args)
     for file in named_files(args.data_path) or ():
         check_there(file)
     if args.adapter is not None:
