@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from xtuner.check.checks import check_config
 from xtuner.config import load_config
 
 CHATS = [{"instruction": f"who are you {i}", "output": f"a small model {i}"} for i in range(8)]
+TEMPLATES = Path(__file__).parents[1] / "data" / "chat_templates"
 TEXTS = [{"text": f"Once upon a time there was model number {i}. " * 4} for i in range(8)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -39,6 +41,35 @@ def test_two_commands(here, capsys):
         assert line in printed
     assert cli.main(["train", "my.py", "--work-dir", "w"]) == 0
     assert list((here / "w").glob("iter_*.pth"))
+
+
+OWN = "auto  (the tokenizer brings its own chat_template; rendered with and without tools its text "
+MARKS = "qwen_chat  (its marks <|im_start|> and <|im_end|> are tokens of the tokenizer; it writes no tools, "
+
+
+@pytest.mark.parametrize(
+    ("head", "chosen"),
+    [
+        (
+            "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}",
+            f"{OWN}differs, so the tools of 5 of 5 rows looked at are written)",
+        ),
+        ("", f"{OWN}is the same, so the tools of 5 of 5 rows looked at are left out)"),
+        (None, f"{MARKS}which 5 of 5 rows looked at have: only a tokenizer's own chat_template does)"),
+    ],
+)
+def test_the_template_is_tried_on_rows_with_tools(here, capsys, head, chosen):
+    """Whether it writes them is seen by rendering a row."""
+    if head is not None:
+        text = head + (TEMPLATES / "chatml.jinja").read_text("utf-8")
+        settings = json.loads((here / "model/tokenizer_config.json").read_text())
+        (here / "model/tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": text}))
+    turns = [{"role": "user", "content": "Will it rain?"}, {"role": "assistant", "content": "No."}]
+    weather = {"name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+    tools = [{"type": "function", "function": weather}]
+    (here / "tools.jsonl").write_text(5 * (json.dumps({"messages": turns, "tools": tools}) + "\n"))
+    assert cli.main(["new-cfg", "--model", "model", "--data", "tools.jsonl", "--out", "my.py"]) == 0
+    assert f"prompt_template = {chosen}" in capsys.readouterr().out
 
 
 def test_new_cfg_and_check_say_the_same_memory(here, capsys):

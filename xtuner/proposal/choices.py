@@ -72,7 +72,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     template = (
         []
         if data.is_text or not data.takes_template
-        else [Choice("prompt_template", model.template, model.why_template)]
+        else [Choice("prompt_template", model.template, model.why_template + data.note_template)]
     )
     return Proposal(
         [

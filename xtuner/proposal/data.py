@@ -19,6 +19,7 @@ from xtuner.dataset.map_fns.template import template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_split
 from xtuner.errors import DataError
+from xtuner.proposal.tools import tools_note
 
 Row = dict[str, Any]
 
@@ -50,6 +51,7 @@ class DataFacts:
     image_folder: str | None = None  # None: the working folder, or names are absolute
     takes_template: bool = True  # else, for images, the processor has a chat template
     shown: Sequence[str] = ()  # the image of each question
+    note_template: str = ""  # what rows need of the template: "; it writes no tools"
     chat_template: str | None = None  # for pairs, where the tokenizer lacks the one that is to be used
 
     @property
@@ -84,6 +86,7 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
         lengths=sorted(measured.lengths),
         questions=_questions(conversations, is_text),
         prompts=sorted(measured.prompts),
+        note_template="" if is_text else tools_note(tokenizer, template, conversations),
     )
 
 
