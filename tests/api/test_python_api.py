@@ -177,6 +177,19 @@ def test_it_trains_in_processes_of_its_own(config, monkeypatch):
     assert len(json.loads(record.read_text())["initial"]) == 2
 
 
+def test_what_a_notebook_defines_is_refused_before_processes_start(config, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    mine = type("Mine", (LoggerHook,), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", mine, raising=False)
+    config.custom_hooks = [dict(type=mine)]
+    with pytest.raises(ConfigError) as error:
+        xtuner.train(config, work_dir="three")
+    assert str(error.value) == (
+        "custom_hooks.0.type is Mine of this notebook or script, which the processes of NPROC_PER_NODE "
+        "cannot import: put it in a file and import it from there"
+    )
+
+
 def test_global_state_is_as_before(config):
     """Random numbers go on as if there had been no training; so do threads and settings of torch."""
     torch.manual_seed(3), random.seed(3), np.random.seed(3)

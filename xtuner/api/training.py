@@ -19,6 +19,8 @@ from xtuner.api.configs import read_config
 from xtuner.api.process import leaving_state, raising_stops
 from xtuner.check.checks import check_config
 from xtuner.checkpoint_paths import check_exists, find_last
+from xtuner.config.folders import walk
+from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import by_trainer
 from xtuner.config.trackers import check_installed, find_unknown_trackers, tracker_names, tracker_settings
 from xtuner.errors import ConfigError, NotFoundError, TrainingError
@@ -176,6 +178,8 @@ def prepare(config: Config, asked: Asked) -> Prepared:
     named = asked.deepspeed or config.get("deepspeed")
     zero = deepspeed_settings(named) if named else None
     processes = join_launched(asked.launcher, config)
+    if processes is not None:
+        check_importable(config)
     if isinstance(asked.resume, str):
         check_exists(asked.resume)
     division = read_division(as_engine(config), *num_processes(), asked.fsdp, zero)
@@ -253,6 +257,22 @@ def _run_in(prepared: Prepared, processes: Processes) -> Training:
     from xtuner.engine.rate import FOLDER
 
     return Training(work_dir / FOLDER, config)
+
+
+def check_importable(config: Config) -> None:
+    """Raise ConfigError for what is defined in a notebook or script, which other processes cannot import."""
+    for where, found in walk(dict(config), ""):
+        for key, value in found.items():
+            ref = as_ref(value)
+            name = path_of(ref) if ref is not None else getattr(value, "__module__", "") + "."
+            if not name.startswith("__main__."):
+                continue
+            what = (
+                "{where} is {name} of this notebook or script, which the processes of NPROC_PER_NODE cannot "
+                "import: put it in a file and import it from there"
+            )
+            name = name.removeprefix("__main__.") or getattr(value, "__name__", type(value).__name__)
+            raise ConfigError(translate(what, where=f"{where}.{key}".lstrip("."), name=name))
 
 
 def _adapter_to_start_from(config: Config) -> str | None:

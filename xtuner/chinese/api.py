@@ -28,6 +28,10 @@ API = {
     "{folder} has no tried rates: train with find_lr=True": (
         "{folder} 中没有试过的学习率：请用 find_lr=True 训练"
     ),
+    "{where} is {name} of this notebook or script, which the processes of NPROC_PER_NODE cannot import: "
+    "put it in a file and import it from there": (
+        "{where} 为此 notebook 或脚本中的 {name}，NPROC_PER_NODE 的进程无法导入：请放到文件中再导入"
+    ),
     "the training failed in its processes, for the reason above": "训练在其进程中失败，原因见上文",
     "evaluate has no option {name!r}.{hint}": "evaluate 没有选项 {name!r}。{hint}",
     "chat has no option {name!r}.{hint}": "chat 没有选项 {name!r}。{hint}",
