@@ -14,7 +14,7 @@ from xtuner.convert.merge import merge
 from xtuner.convert.pth_to_hf import pth_to_hf
 from xtuner.convert.weights import Weights
 from xtuner.engine.checkpoints.files import find_fault, load_checkpoint, save_checkpoint
-from xtuner.errors import CheckpointError, ConfigError
+from xtuner.errors import CheckpointError, ConfigError, NotFoundError
 
 IDS = torch.arange(3, 35).unsqueeze(0)
 # peft asks for a property that transformers has renamed.
@@ -146,6 +146,8 @@ def test_what_was_asked_for_is_there(work_dir, tmp_path, llama_dir):
     ):
         with pytest.raises(ConfigError, match=message):
             average(sources, tmp_path / "mean.pth", **settings)
+    with pytest.raises(NotFoundError, match="there is no work dir 'work_dirs/none'"):
+        average(["work_dirs/none"], tmp_path / "mean.pth", last=3)
     with pytest.raises(ConfigError, match=r"iter_300\.pth exists"):
         average([one, two], work_dir / "iter_300.pth")
 

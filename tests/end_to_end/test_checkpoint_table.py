@@ -163,3 +163,19 @@ def test_the_best_of_each_column_is_marked(capsys):
         ["iter_2.pth", "1.0000 *", "0.5000 *"],
         ["iter_4.pth", "1.235e+05", "-"],
     ]
+
+
+def test_the_best_is_told_by_the_first_number_that_differs():
+    """An accuracy that all share says nothing; where all share all, the first is named."""
+
+    def table(*numbers):
+        rows = [
+            Row(str(k), None, {"tasks": Part("", {"a acc": a, "b bleu": b})})
+            for k, (a, b) in enumerate(numbers)
+        ]
+        return Table(rows, {"a acc": True, "b bleu": True})
+
+    assert table((0.0, 10.0), (0.0, 90.0)).deciding == "b bleu"
+    assert table((0.0, 10.0), (0.5, 10.0)).deciding == "a acc"
+    assert table((0.0, 10.0), (0.0, 10.0)).deciding == "a acc"
+    assert Table([], {}).deciding is None

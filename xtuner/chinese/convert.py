@@ -47,6 +47,7 @@ CONVERT: dict[str, str] = {
     "{folder} holds {count} checkpoints; there must be {wanted}": (
         "{folder} 中有 {count} 个检查点；需要 {wanted} 个"
     ),
+    "there is no work dir {folder!r}": "没有工作目录 {folder!r}",
     "--last is for a work dir; the sources that are named are all taken": (
         "--last 用于工作目录；直接给出的来源会全部使用"
     ),

@@ -163,6 +163,9 @@ EVALUATION = {
     "{path} holds no data files": "{path} 中没有数据文件",
     "{path}: no question has a right answer": "{path}：没有一道题有正确答案",
     "%s: %d questions have no right answer and are left out: %s": "%s：%d 道题没有正确答案，不计入：%s",
+    "%s: %d questions are there again, as where a folder 'all' has those of others: name one folder": (
+        "%s：有 %d 道题重复出现，例如文件夹 all 含有其他文件夹的题目：请只给出一个文件夹"
+    ),
     "%s: the first %d of %d questions": "%s：前 %d 道题，共 %d 道",
     "%s: %d questions of the kind %s%s": "%s：%d 道题，类型 %s%s",
     ", {shots} examples before each": "，每题前 {shots} 个示例",

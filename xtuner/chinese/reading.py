@@ -110,9 +110,8 @@ READING = {
     "the package {package}: {command}": "{package} 软件包：{command}",
     "a copy of the data": "数据的副本",
     "there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of a file, "
-    "such as load_dataset(path='data.json'), or fetch it where there is a network": (
-        "本机没有数据集 {path!r}，也连不上 hub：请给出文件路径，例如 load_dataset(path='data.json')，"
-        "或在有网络的地方下载"
+    "such as data.json, or fetch it where there is a network": (
+        "本机没有数据集 {path!r}，也连不上 hub：请给出文件路径，例如 data.json，或在有网络的地方下载"
     ),
     "the file ends within a frame": "文件在一帧中间结束",
     "the connection ended {left:,} bytes before the end of the file": "连接在距文件结尾 {left:,} 字节处中断",

@@ -24,7 +24,7 @@ from xtuner.convert.weights import Weights, write_file
 from xtuner.engine.checkpoints.archive import InFiles
 from xtuner.engine.checkpoints.files import save_checkpoint
 from xtuner.engine.checkpoints.sharded import ShardedWriter, separate
-from xtuner.errors import ConfigError
+from xtuner.errors import ConfigError, NotFoundError
 from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
@@ -76,6 +76,8 @@ def find_sources(given: Sequence[str | Path], last: int | None) -> list[Path]:
             what = "{folder} holds {count} checkpoints; there must be {wanted}"
             raise ConfigError(translate(what, folder=given[0], count=len(found), wanted=max(2, last or 0)))
         return paths
+    if last is not None and len(paths) == 1 and not paths[0].exists():
+        raise NotFoundError(translate("there is no work dir {folder!r}", folder=str(given[0])))
     if last is not None:
         raise ConfigError(translate("--last is for a work dir; the sources that are named are all taken"))
     if len(paths) < 2:

@@ -63,6 +63,13 @@ class Table:
         best = (max if self.better_if_larger[name] else min)(values.values(), default=None)
         return [row for row, value in values.items() if value == best]
 
+    @property
+    def deciding(self) -> str | None:
+        """The first number that differs between rows, else the first; None without numbers."""
+        measured = {name: sum(name in row.metrics for row in self.rows) for name in self.better_if_larger}
+        apart = (name for name, count in measured.items() if len(self.best(name)) < count)
+        return next(apart, next(iter(measured), None))
+
 
 def read_table(file: Path) -> Table:
     """The table in a file of `write_table`; one without rows if there is none, or it is damaged."""

@@ -122,9 +122,9 @@ def _measure_all(args: argparse.Namespace, config: Config, world: Any) -> int:
     for row in table.rows:
         if row.fault is not None:
             print(translate("{name} could not be measured: {fault}", name=row.name, fault=row.fault))
-    name = next(iter(table.better_if_larger), None)
+    name = table.deciding
     best = table.best(name) if name else []
-    if best == [BASE]:
+    if BASE in best:
         print(translate("By {name} no checkpoint is better than the model before training", name=name))
     elif path := next((row.path for row in table.rows if row.name in best and row.path), None):
         print(translate("Best by {name}: {best}. Next:", name=name, best=path))

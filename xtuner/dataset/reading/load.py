@@ -58,7 +58,7 @@ _HUB_PAGE = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/([^/]+/[^/]+
 
 _NOT_HERE = (
     "there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of a file, "
-    "such as load_dataset(path='data.json'), or fetch it where there is a network"
+    "such as data.json, or fetch it where there is a network"
 )
 
 

@@ -4,6 +4,7 @@ xtuner eval MODEL --tasks data/mmlu arc=easy.jsonl my_questions.jsonl perplexity
 
 data/mmlu/dev/law_dev.csv       examples, which precede the questions of the same subject
 data/mmlu/test/law_test.csv     Question("law:1", prompt="The following ... Answer:", choices=(" A", ...))
+ceval/law/val-00000-of-00001.parquet    Question("law:1", ...), as the hub has its files
 my_questions.jsonl              Question("1", messages=[...], reference="42")
 humaneval.jsonl                 Question("1.1", messages=[...], code=...), and "1.2" with --samples 2
 book.txt                        Question("1", prompt="the text")
@@ -16,6 +17,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +41,9 @@ SPLITS = ("test", "validation", "val", "dev", "train")
 """Splits in the order in which questions are looked for; examples come from the last two."""
 
 _MARKED = re.compile(rf"[-_.](?:{'|'.join(SPLITS)})$|^(?:{'|'.join(SPLITS)})[-_.]")
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_NO_GROUPS = (*SPLITS, "data")
+"""Names of folders that say nothing of what their questions are about."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ def _files_by_split(path: str) -> dict[str, list[_File]]:
     for file in files:
         split = _split_of(file, folder)
         rows = _headed(take_split(load_dataset(str(file)), None))
-        found.setdefault(split, []).append(_File(_group_of(file), rows))
+        found.setdefault(split, []).append(_File(_group_of(file, folder), rows))
     return found
 
 
@@ -186,9 +191,12 @@ def _split_of(file: Path, folder: Path) -> str:
     return next((name for name in names if name in SPLITS), "")
 
 
-def _group_of(file: Path) -> str:
-    name = _MARKED.sub("", file.name.partition(".")[0])
-    return "" if name in SPLITS else name
+def _group_of(file: Path, folder: Path) -> str:
+    """What the file is about: by its name, or by that of its folder if it has only the name of a split."""
+    name = _MARKED.sub("", _SHARD.sub("", file.name.partition(".")[0]))
+    if name in SPLITS and file.parent != folder:
+        name = file.parent.name
+    return "" if name in _NO_GROUPS else name
 
 
 def _headed(rows: Selection) -> Selection:
@@ -247,12 +255,14 @@ def _read_at(place: str, read: Callable[[Mapping[str, Any]], Any], row: Mapping[
 def _questions(
     files: Sequence[_File], read: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> Iterator[Question]:
+    counts: Counter[str] = Counter()  # several files may be of one group
     for file in files:
         for number, row in file.rows:
             place = file.rows.place(number)
             found = _read_at(place, read, row)
             group = str(row.get("subject") or row.get("category") or file.group)
-            index = f"{file.group}:{number + 1}" if file.group else str(number + 1)
+            counts[file.group] += 1
+            index = f"{file.group}:{counts[file.group]}" if file.group else str(counts[file.group])
             yield Question(index, place, group, row=dict(row), **found)
 
 
@@ -284,7 +294,14 @@ def _with_choices(
     if without := [question for question in found if question.right is None]:
         what = translate("%s: %d questions have no right answer and are left out: %s")
         logger.warning(what, path, len(without), without[0].place)
-    return [question for question in found if question.right is not None], least
+    found = [question for question in found if question.right is not None]
+    different = {(question.group, question.shown, *question.choices) for question in found}
+    if repeated := len(found) - len(different):
+        what = (
+            "%s: %d questions are there again, as where a folder 'all' has those of others: name one folder"
+        )
+        logger.warning(translate(what), path, repeated)
+    return found, least
 
 
 def _asked(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
