@@ -1,12 +1,15 @@
 """The commands that install missing optional packages.
 
     extra   web                    ->  /home/me/xtuner/.venv/bin/python -m pip install 'streamlit>=1.50' ...
+    module  schedulefree           ->  /home/me/xtuner/.venv/bin/python -m pip install 'schedulefree>=1.4'
 
 The xtuner of PyPI is another package without these extras, so packages are named one by one.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 import sys
 
@@ -46,3 +49,11 @@ def pip_install(*packages: str) -> str:
 def install_extra(extra: str) -> str:
     """The command that installs the packages of an extra."""
     return pip_install(*EXTRAS[extra])
+
+
+def install_module(module: str) -> str | None:
+    """The command that installs the package which has `module`; None if no extra names it."""
+    for package in itertools.chain(*EXTRAS.values()):
+        if re.split(r"[\[>]", package)[0].replace("-", "_") == module:
+            return pip_install(package)
+    return None

@@ -39,6 +39,7 @@ def test_numbers_are_known_by_their_annotations():
     [
         ("torch.optim.AdamWW", "torch.optim has no 'AdamWW'. Did you mean 'AdamW'"),
         ("torchy.optim.AdamW", "there is no module 'torchy'. Install it, or correct the name"),
+        ("ossfs.OSSFileSystem", r"there is no module 'ossfs'. Install it \(.* -m pip install 'ossfs>=2025.5'\)"),
         ("torch.optimm.AdamW", "torch has no 'optimm'. Did you mean 'optim'"),
         ("torch.flaot16", "torch has no 'flaot16'. Did you mean 'float16'"),
         ("xtuner.dataset.map_fns.alpca_map_fn", "Did you mean 'alpaca_map_fn'"),
@@ -131,6 +132,12 @@ MADE = {
         ({"custom_hooks": [{"type": "MyHook"}]}, "custom_hooks.0.type is 'MyHook', which names nothing"),
         ({"model": {}}, "model has no type"),
         ({"model": {**MADE["model"], "llm": 5}}, "model.llm is 5; it must be a dict(type=...)"),
+        (
+            {"model": {**MADE["model"], "lora": {"type": "OFT"}}},
+            "model.lora.type is 'OFT', which names nothing",
+        ),
+        ({"model": {**MADE["model"], "lora": {"r": 8}}}, "model.lora has no type"),
+        ({"model": {**MADE["model"], "lora": object()}}, None),
         ({"visualizer": 5}, "visualizer is 5; it must be a dict(type=...)"),
         ({"default_hooks": {"logger": 5}}, "default_hooks.logger is 5; it must be a dict(type=...)"),
         ({"default_hooks": {"logger": None}}, None),

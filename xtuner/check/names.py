@@ -94,15 +94,19 @@ def look_at(value: Any, path: str, names: Names) -> None:
 
 
 class Made(NamedTuple):
-    """A part that is built: whether its type is optional, and whether the part is."""
+    """A part that is built: whether its type is optional, the part is, and it may be an object already."""
 
     has_usual_type: bool = False
     may_be_absent: bool = True
+    may_be_made: bool = False
 
 
 MADE: dict[str, Made] = {
     "model": Made(),
     "model.llm": Made(),
+    "model.lora": Made(may_be_made=True),
+    "model.llm_lora": Made(may_be_made=True),
+    "model.visual_encoder_lora": Made(may_be_made=True),
     "tokenizer": Made(),
     "train_dataloader.dataset": Made(may_be_absent=False),
     "train_dataloader.sampler": Made(),
@@ -142,7 +146,8 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
                 continue
             kind = value.get("type") if isinstance(value, Mapping) else None
             if not isinstance(value, Mapping):
-                found.append(Fault(path, wrong_value(path, value, "a dict(type=...)")))
+                if not made.may_be_made:
+                    found.append(Fault(path, wrong_value(path, value, "a dict(type=...)")))
             elif kind is None and not made.has_usual_type:
                 found.append(
                     Fault(

@@ -22,7 +22,7 @@ from pathlib import Path
 from xtuner.config.arguments import Signature
 from xtuner.config.mmengine_names import GONE, SAME_JOB
 from xtuner.errors import did_you_mean
-from xtuner.extras import EXTRAS, install_extra
+from xtuner.extras import install_module
 from xtuner.language import translate
 
 # Their names are made on request, or in C.
@@ -80,11 +80,8 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
     parts = path.split(".")
     found = _find_file(parts)
     if found is None:
-        cure = (
-            translate("Install it")
-            if parts[0] not in EXTRAS
-            else translate("Install it ({command})", command=install_extra(parts[0]))
-        )
+        command = install_module(parts[0])
+        cure = translate("Install it ({command})", command=command) if command else translate("Install it")
         raise NameMissingError(
             translate(
                 "{path} cannot be imported: there is no module {module!r}. {cure}, or correct the name",

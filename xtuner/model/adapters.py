@@ -174,7 +174,8 @@ def attach_other(
         raise ModelError(translate(what, source=source, count=len(odd), name=odd[0]))
     if trainable and type_of(cfg) == adaptive_ranks.TYPE:
         adaptive_ranks.begin(model)
-    logger.info(translate("Load adapter from {path}", path=source))
+    if trainable:
+        logger.info(translate("Load adapter from {path}", path=source))
     return model
 
 

@@ -304,6 +304,8 @@ def build_llm(
     are frozen. `adapt`: puts an adapter on the loaded model; by default `apply_lora`.
     """
     lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
+    if lora_cfg is not None and adapters.is_other(lora_cfg):
+        adapters.check_trains(lora_cfg)
     if peft_model:
         lora.check_peft_model(peft_model)
     full = lora_cfg is None and peft_model is None and not frozen
