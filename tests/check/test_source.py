@@ -39,7 +39,10 @@ def test_numbers_are_known_by_their_annotations():
     [
         ("torch.optim.AdamWW", "torch.optim has no 'AdamWW'. Did you mean 'AdamW'"),
         ("torchy.optim.AdamW", "there is no module 'torchy'. Install it, or correct the name"),
-        ("ossfs.OSSFileSystem", r"there is no module 'ossfs'. Install it \(.* -m pip install 'ossfs>=2025.5'\)"),
+        (
+            "ossfs.OSSFileSystem",
+            r"there is no module 'ossfs'. Install it \(.* -m pip install 'ossfs>=2025.5'\)",
+        ),
         ("torch.optimm.AdamW", "torch has no 'optimm'. Did you mean 'optim'"),
         ("torch.flaot16", "torch has no 'flaot16'. Did you mean 'float16'"),
         ("xtuner.dataset.map_fns.alpca_map_fn", "Did you mean 'alpaca_map_fn'"),
@@ -127,7 +130,16 @@ MADE = {
     ("change", "message"),
     [
         ({}, None),
-        ({"visualizer": {"type": "Wandb"}}, "visualizer.type is 'Wandb', which names nothing; import it in"),
+        (
+            {"visualizer": {"type": "Wandb"}},
+            "visualizer.type is 'Wandb', which names nothing; import it in the config, or write its whole "
+            "name, such as 'torch.optim.AdamW'.",
+        ),
+        (
+            {"param_scheduler": [{"type": "CosineAnealingLR"}]},
+            "param_scheduler.0.type is 'CosineAnealingLR', which names nothing; import it in the config, or "
+            "write its whole name, such as 'torch.optim.AdamW'. Did you mean 'CosineAnnealingLR'?",
+        ),
         ({"default_hooks": {"logger": {"interval": 1}}}, "default_hooks.logger has no type: add type=..., "),
         ({"custom_hooks": [{"type": "MyHook"}]}, "custom_hooks.0.type is 'MyHook', which names nothing"),
         ({"model": {}}, "model has no type"),

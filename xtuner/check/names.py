@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from xtuner.check.source import UNKNOWN, NameMissingError, look_up
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.load import name_of
-from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
+from xtuner.config.ref import Ref, as_ref, how_to_name, path_of
 from xtuner.config.schema import Fault, wrong_value
 from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
@@ -162,7 +162,7 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
                     "{path}.type is {kind!r}, which names nothing{how}",
                     path=path,
                     kind=kind,
-                    how=translate(HOW_TO_NAME),
+                    how=how_to_name(kind),
                 )
                 found.append(Fault(f"{path}.type", message))
     return found

@@ -168,8 +168,8 @@ CONFIG = {
         "{path} 没有 type：请加上 type=...，即它所属的类"
     ),
     "{path}.type is {kind!r}, which names nothing{how}": "{path}.type 为 {kind!r}，没有这个名称{how}",
-    "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'": (
-        "；请在配置中导入它，或写出全名，例如 'torch.optim.AdamW'"
+    "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'.{hint}": (
+        "；请在配置中导入它，或写出全名，例如 'torch.optim.AdamW'。{hint}"
     ),
     "{path}.{key}: no model takes {key!r}.{hint}": "{path}.{key}: 没有模型接受 {key!r}。{hint}",
     "there is no config file {path!r}{near}": "没有配置文件 {path!r}{near}",

@@ -16,7 +16,7 @@ from typing import Any
 
 from xtuner.config.arguments import signature_of, wrong_arguments
 from xtuner.config.load import Config, name_of
-from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, dotted_ref
+from xtuner.config.ref import Ref, as_ref, dotted_ref, how_to_name
 from xtuner.errors import ConfigError, XTunerError
 from xtuner.language import translate
 
@@ -40,7 +40,7 @@ class Builder:
                         "{path}.type is {kind!r}, which names nothing{how}",
                         path=path,
                         kind=value.get("type"),
-                        how=translate(HOW_TO_NAME),
+                        how=how_to_name(value.get("type")),
                     )
                 )
             return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})

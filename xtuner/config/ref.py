@@ -27,7 +27,7 @@ _PACKAGES = (
     "bitsandbytes",
     "schedulefree",
 )
-HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
+HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'.{hint}"
 
 
 class Ref:
@@ -199,3 +199,8 @@ def dotted_ref(value: Any) -> Ref | None:
         if dot and package in _PACKAGES and all(part.isidentifier() for part in rest.split(".")):
             return Ref(value)
     return None
+
+
+def how_to_name(kind: Any) -> str:
+    """The end of the message that a type names nothing: how types are named, and the nearest short name."""
+    return translate(HOW_TO_NAME, hint=did_you_mean(str(kind), BY_SHORT_NAME))
