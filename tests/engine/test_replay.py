@@ -1,5 +1,6 @@
 """The record of a run's first updates: when it is written, what it holds, what it costs."""
 
+import copy
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from xtuner.engine.build import build_run
 from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.replay import hashes
 from xtuner.engine.replay.batches import describe_batch, kept_tokens, num_kept
-from xtuner.engine.replay.compare import compare
+from xtuner.engine.replay.compare import GROUPS, compare
 from xtuner.engine.replay.files import find_record, read_record
 from xtuner.engine.replay.record import ReplayHook
 from xtuner.engine.replay.rerun import options_of, rerun
@@ -161,6 +162,19 @@ def test_a_drawn_seed_and_dropout_are_replayed(toy_config, tmp_path, monkeypatch
     assert (seen, tokenizer) == (first, None)
     found = compare(record, again, Tolerance(0.0))
     assert (found.verdict, found.is_equal) == ("Equal: 3 update(s) and all that they depend on", True)
+
+
+@pytest.mark.parametrize("changed", ["data", "processes"])
+def test_a_rate_follows_from_all_that_decides_how_long_an_epoch_is(toy_config, tmp_path, changed):
+    """More rows, or more processes, make another number of updates, over which the rate falls."""
+    train(toy_config(), tmp_path)
+    record = read_record(find_record(tmp_path))
+    other = copy.deepcopy(record)
+    other["facts"][changed]["x"] = "2"
+    other["updates"][0]["lr"] = [1.0]
+    verdict = compare(record, other, Tolerance(0.0)).verdict
+    assert verdict.startswith("The first difference: learning rate of update 1")
+    assert f"the {GROUPS[changed][0]} changed" in verdict
 
 
 IDS = [[5, 6, 7, 8], [9, 9]]

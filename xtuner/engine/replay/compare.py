@@ -38,7 +38,7 @@ _MACHINE = ("packages", "hardware", "environment")
 _TOKENS = ("data", "template", "functions", "tokenizer")
 # What a part of an update follows from, the likeliest first.
 CAUSES = {
-    "lr": ("config", "packages"),
+    "lr": ("config", *_TOKENS, "processes", "packages"),  # an epoch has as many updates as its packs make
     "rows": ("seed", *_TOKENS, "processes", "config", *_MACHINE),
     "input_ids": (*_TOKENS, "config", *_MACHINE),
     "labels": (*_TOKENS, "config", *_MACHINE),
