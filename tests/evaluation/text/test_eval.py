@@ -202,6 +202,22 @@ def test_a_killed_run_goes_on(here, llama_dir, run):
     assert "answered already" not in run(*words, with_log=True)
 
 
+@pytest.mark.slow
+def test_two_processes_give_the_bits_of_one(here, llama_dir, run, monkeypatch):
+    """Of choices with examples, of texts and of answers."""
+    write_mmlu()
+    write("arc.jsonl", ARC)
+    Path("book.txt").write_text("one two three " * 9)
+    write("own.jsonl", [{"question": f"one {n}", "answer": "two"} for n in range(5)])
+    tasks = ("mmlu", "arc.jsonl", "book.txt", "own.jsonl")
+    words = ("eval", llama_dir, "--tasks", *tasks, "--prompt-template", "default", *TINY)
+    run(*words, "--work-dir", "one")
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    run(*words, "--work-dir", "two")
+    assert answers("two") == answers("one")
+    assert results("two") == results("one")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
