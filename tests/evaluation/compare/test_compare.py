@@ -102,7 +102,7 @@ def test_rows_that_cannot_be_compared_are_counted(here):
     ("words", "message"),
     [
         (["one.jsonl", "other.jsonl"], "row 1 of work_dirs/compare_one_other/a.jsonl and of "),
-        (["one.jsonl", "none.jsonl"], "none.jsonl"),
+        (["one.jsonl", "none.jsonl"], "there is no 'none.jsonl'"),
         (["one.jsonl", "plain.jsonl"], "line 1: this is no answer of xtuner predict"),
         (["one.jsonl", "text.txt"], "is no file of JSON lines"),
         (["one.jsonl", "empty.jsonl"], "have no row that both answer"),

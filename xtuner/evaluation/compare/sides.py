@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtuner import atomic
-from xtuner.errors import ConfigError
+from xtuner.errors import ConfigError, NotFoundError
 from xtuner.evaluation.compare.page import file_page
 from xtuner.evaluation.compare.pairs import Pair, Score, read_pairs, score
 from xtuner.evaluation.compare.votes import Votes
@@ -56,6 +56,9 @@ class Side:
 
 def read_sides(a: str, b: str, data: str | None, base: str | None = None) -> tuple[Side, Side]:
     """The two sides that a command names; `base` is the model of adapters that name none, or a wrong one."""
+    for given in (a, b):
+        if Path(given).suffix in (".json", ".jsonl") and not Path(given).expanduser().exists():
+            raise NotFoundError(translate("there is no {path!r}{near}", path=given, near=""))
     sides = _side(a, base), _side(b, base)
     models = [given for given, side in zip((a, b), sides, strict=True) if side.file is None]
     if models and data is None:
