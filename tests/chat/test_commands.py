@@ -165,3 +165,16 @@ def test_ctrl_c_ends_the_answer_only(dialogue, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is handler
     assert 2 <= len(shown) < 6
     assert [turn.answer_text for turn in dialogue.session.turns] == ["".join(shown)]
+
+
+def test_an_adapter_of_the_tokenizers_own_template_comes_back_without_a_warning(llama_dir, tmp_path, caplog):
+    """A dialogue with PROMPT_TEMPLATE.auto has the template of an adapter that was trained with it."""
+    folder = adapter(llama_dir, tmp_path / "one", 1)
+    (tmp_path / "one" / "xtuner_config.py").write_text("prompt_template = 'auto'\n")
+    model, tokenizer = load_for_chat(llama_dir, dtype="fp32")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+    answerer = Answerer(model, tokenizer, make_session(tokenizer, PROMPT_TEMPLATE.auto), Settings("m"))
+    written = []
+    talk(Dialogue(answerer, answerer, PlainScreen(written.append)), iter([f"/adapter {folder}"]))
+    assert written == [f"Log: the adapter is: {folder}\n"]
+    assert "another" not in caplog.text

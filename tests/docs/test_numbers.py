@@ -39,3 +39,11 @@ def test_the_page_of_dpo_names_every_loss():
     """`aot_unpaired` is another name of `aot_pair`."""
     listed = read("docs/preferences/dpo.md").split("* `loss_type`:")[1].split("\n* ")[0]
     assert set(re.findall(r"`(\w+)`", listed)) - {"label_smoothing"} == set(DPO_LOSSES) - {"aot_unpaired"}
+
+
+def test_the_page_of_the_installation_names_every_extra():
+    """Those for work on XTuner itself are of `make`."""
+    text = read("pyproject.toml").split("[project.optional-dependencies]")[1].split("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = \[", text, re.M)) - {"docs", "test", "dev"}
+    table = read("docs/install.md").split("| extra | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*)\|", table, re.M)))) == extras

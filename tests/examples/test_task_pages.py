@@ -1,4 +1,4 @@
-"""The pages of docs/tasks can be followed: files are whole, commands run and print what is shown."""
+"""The pages of docs/tasks and the README can be followed: files are whole, commands run and print what is shown."""
 
 import io
 import re
@@ -16,6 +16,8 @@ from xtuner.demo.base_model import Pretraining, make_base_model
 PAGES = Path(__file__).parents[2] / "docs" / "tasks"
 # Each is followed in one folder; a page takes up what those before it have made.
 CHAINS = [
+    ("../../README",),
+    ("../../README_zh-CN",),
     ("own_data", "small_memory", "several_gpus", "export", "evaluation"),
     ("agent_data",),
     ("preferences",),

@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xtuner.chat import saved
 from xtuner.chat.adapters import with_adapter
@@ -19,6 +20,7 @@ from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.errors import DataError, XTunerError, did_you_mean
 from xtuner.log import logger
 from xtuner.model.lora import check_adapter_folder
+from xtuner.utils.templates import is_tokenizers_own
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,12 @@ def _exit(dialogue: Dialogue, argument: str) -> None:
     dialogue.ended = True
 
 
+def _is_template_of(dialogue: Dialogue, template: Mapping[str, Any]) -> bool:
+    """Whether the dialogue is written by `template`; the tokenizer's has stop words of its own there."""
+    used = dialogue.session.template
+    return used == template or (is_tokenizers_own(used) and is_tokenizers_own(template))
+
+
 def _adapter(dialogue: Dialogue, argument: str) -> None:
     answerer = dialogue.answerer
     if argument:
@@ -140,7 +148,7 @@ def _adapter(dialogue: Dialogue, argument: str) -> None:
             raise
         dialogue.adapter = folder
         trained = trained_template([folder]) if folder is not None else None
-        if trained is not None and trained != dialogue.session.template:
+        if trained is not None and not _is_template_of(dialogue, trained):
             logger.warning(
                 "this adapter was trained with the prompt template %s, but this dialogue has another: "
                 "its answers may be poor",

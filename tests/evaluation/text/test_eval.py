@@ -223,6 +223,7 @@ def test_two_processes_give_the_bits_of_one(here, llama_dir, run, monkeypatch):
     [
         (["--tasks", "none.jsonl"], "there is no data file none.jsonl"),
         (["--tasks", "mmlux=arc.jsonl"], "'mmlux' is no kind of task. Did you mean 'mmlu'"),
+        (["--tasks", "ceval"], "--tasks ceval: there is no file or folder ceval: write ceval=PATH"),
         (["--tasks", "arc.jsonl", "--shots", "3"], "arc.jsonl has no files named dev or train with examples"),
         (["--tasks", "own.jsonl", "--shots", "3"], "only questions with choices have examples"),
         (["--tasks", "arc.jsonl", "arc.jsonl"], "two tasks are named arc"),

@@ -168,7 +168,7 @@ def _files_by_split(path: str) -> dict[str, list[_File]]:
     """The files of each split, by the names of folders or files; "" if these name none."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        loaded = load_dataset(path)
+        loaded = _loaded(path)
         names = list(loaded) if isinstance(loaded, Mapping) else [""]
         if len(names) == 1:
             return {"": [_File("", _headed(take_split(loaded, None)))]}
@@ -184,6 +184,19 @@ def _files_by_split(path: str) -> dict[str, list[_File]]:
         rows = _headed(take_split(load_dataset(str(file)), None))
         found.setdefault(split, []).append(_File(_group_of(file, folder), rows))
     return found
+
+
+def _loaded(path: str) -> Any:
+    try:
+        return load_dataset(path)
+    except NotFoundError as error:
+        if path not in KINDS:
+            raise
+        what = (
+            "--tasks {kind}: there is no file or folder {kind}: write {kind}=PATH with that of the questions, "
+            "or --harness for the tasks of lm-evaluation-harness"
+        )
+        raise NotFoundError(translate(what, kind=path)) from error
 
 
 def _split_of(file: Path, folder: Path) -> str:
