@@ -1,4 +1,4 @@
-"""The pages of docs/tasks and the README can be followed: files are whole, commands run and print what is shown."""
+"""README and docs/tasks can be followed: files are whole, commands run and print what is shown."""
 
 import io
 import re

@@ -173,7 +173,7 @@ EVALUATION = {
     "--tasks {given}: {kind!r} is no kind of task.{hint} Kinds: {kinds}": (
         "--tasks {given}：没有任务类型 {kind!r}。{hint} 类型有：{kinds}"
     ),
-    "--tasks {kind}: there is no file or folder {kind}: write {kind}=PATH with that of the questions, or "
+    "--tasks {kind}: there is no file or folder {kind}: write {kind}=PATH of its questions, or "
     "--harness for the tasks of lm-evaluation-harness": (
         "--tasks {kind}：没有名为 {kind} 的文件或文件夹：请写 {kind}=题目的路径，或用 --harness 取 "
         "lm-evaluation-harness 的任务"

@@ -193,7 +193,7 @@ def _loaded(path: str) -> Any:
         if path not in KINDS:
             raise
         what = (
-            "--tasks {kind}: there is no file or folder {kind}: write {kind}=PATH with that of the questions, "
+            "--tasks {kind}: there is no file or folder {kind}: write {kind}=PATH of its questions, "
             "or --harness for the tasks of lm-evaluation-harness"
         )
         raise NotFoundError(translate(what, kind=path)) from error
