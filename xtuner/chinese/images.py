@@ -51,6 +51,7 @@ IMAGES = {
     "an image of the row has neither bytes nor a path": "该行的一个图像既没有 bytes 也没有 path",
     "{value:.60} is no image: give the path of a file, a data: URL, bytes, or an object with "
     "bytes and path": ("{value:.60} 不是图像：请给出文件路径、data: URL、字节，或含 bytes 和 path 的对象"),
+    "{url:.200} is no file of this machine": "{url:.200} 不是本机的文件",
     "{url:.200} is not fetched: download the image first, and name the file": (
         "不会下载 {url:.200}：请先下载图像，再给出文件名"
     ),

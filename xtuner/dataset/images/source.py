@@ -23,6 +23,7 @@ import io
 import itertools
 import os
 import re
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,7 +154,7 @@ class ImageSource:
         if scheme == "data":
             return _Held(data_of_url(url, url[:40]), url[:40])
         if scheme == "file":
-            return self._of_path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+            return self._of_path(_path_of(url))
         if not (self.fetches and url.lower().startswith(WEB)):
             raise DataError(
                 translate("{url:.200} is not fetched: download the image first, and name the file", url=url)
@@ -272,6 +273,14 @@ def data_of_url(url: str, name: str) -> bytes:
         return base64.b64decode(urllib.parse.unquote(body), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(translate("{name}: this is not base64: {error}", name=name, error=error)) from error
+
+
+def _path_of(url: str) -> str:
+    """The path of a file: URL; DataError if it names another machine."""
+    try:
+        return urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    except urllib.error.URLError as error:  # since Python 3.14
+        raise DataError(translate("{url:.200} is no file of this machine", url=url)) from error
 
 
 def _split_at_archive(path: str) -> tuple[str, str] | None:

@@ -37,7 +37,12 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 def opened(address: str, timeout_s: float) -> Any:
     """The response of the web for `address`; raises the errors of urllib."""
-    return urllib.request.urlopen(urllib.request.Request(address, headers=_HEADERS), timeout=timeout_s)
+    request = urllib.request.Request(address, headers=_HEADERS)
+    try:
+        return urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is a response too
+        raise
 
 
 def read_public(address: str, max_bytes: int, timeout_s: float, max_length: int = 2000) -> bytes:

@@ -32,7 +32,10 @@ class _Formatter(argparse.HelpFormatter):
         super().add_text(None if text is None else translate(" ".join(text.split())))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return translate(_DEFAULT.sub("", action.help)) if action.help else action.help
+        # Since Python 3.14 argparse asks for the help of arguments that it does not show, too.
+        if not action.help or action.help == argparse.SUPPRESS:
+            return action.help
+        return translate(_DEFAULT.sub("", action.help))
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrap(text, width)
