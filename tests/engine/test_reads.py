@@ -71,6 +71,7 @@ def test_names_that_are_read_are_keys_of_the_schema():
         | PARTS
     )
     arguments = {"lr", "weight_decay", "dtype", "shuffle", "seed", "by_epoch", "interval", "fused"}
+    arguments |= {"accumulative_counts"}
     assert KNOWN - keys - arguments == set()
 
 

@@ -32,7 +32,7 @@ def rollouts_of(run: Run) -> Rollouts:
         if is_asked:
             what = "rollouts does not go with {name}, because {why}: leave it out"
             raise ConfigError(translate(what, name=name, why=translate(why)))
-    rollouts = run.builder.build({"type": Rollouts, **cfg["rollouts"]}, "rollouts")
+    rollouts = run.builder.build({"type": Rollouts, **cfg.get("rollouts", {})}, "rollouts")
     if not isinstance(rollouts, Rollouts):
         what = "rollouts.type is {kind}; use Rollouts of xtuner.engine.batches.rollouts"
         raise ConfigError(translate(what, kind=type(rollouts).__name__))

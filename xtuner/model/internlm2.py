@@ -178,27 +178,27 @@ class InternLM2Model(InternLM2PreTrainedModel, LlamaModel):
 
 
 class HubForSequenceClassification(LlamaForSequenceClassification):
-    """Llama's model for sequence classification over `decoder`, which AutoModel does not know."""
+    """Llama's model for sequence classification over `decoder_class`, which AutoModel does not know."""
 
-    decoder: type[nn.Module] = LlamaModel
+    decoder_class: type[nn.Module] = LlamaModel
 
     def __init__(self, config: HubRopeConfig):
         PreTrainedModel.__init__(self, config)
         labels: int = config.num_labels  # type: ignore[assignment]
-        self.num_labels, self.model = labels, self.decoder(config)
+        self.num_labels, self.model = labels, self.decoder_class(config)
         self.score = nn.Linear(config.hidden_size, labels, bias=False)
         self.post_init()
 
 
 class HubForTokenClassification(LlamaForTokenClassification):
-    """Llama's model for token classification over `decoder`, which AutoModel does not know."""
+    """Llama's model for token classification over `decoder_class`, which AutoModel does not know."""
 
-    decoder: type[nn.Module] = LlamaModel
+    decoder_class: type[nn.Module] = LlamaModel
 
     def __init__(self, config: HubRopeConfig):
         PreTrainedModel.__init__(self, config)
         labels: int = config.num_labels  # type: ignore[assignment]
-        self.num_labels, self.model = labels, self.decoder(config)
+        self.num_labels, self.model = labels, self.decoder_class(config)
         self.dropout = nn.Dropout(getattr(config, "classifier_dropout", None) or 0.0)
         self.score = nn.Linear(config.hidden_size, labels)
         self.post_init()
@@ -207,7 +207,7 @@ class HubForTokenClassification(LlamaForTokenClassification):
 class InternLM2ForTokenClassification(InternLM2PreTrainedModel, HubForTokenClassification):
     """With InternLM2's decoder."""
 
-    decoder = InternLM2Model
+    decoder_class = InternLM2Model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.tok_embeddings
@@ -219,7 +219,7 @@ class InternLM2ForTokenClassification(InternLM2PreTrainedModel, HubForTokenClass
 class InternLM2ForSequenceClassification(InternLM2PreTrainedModel, HubForSequenceClassification):
     """With InternLM2's decoder."""
 
-    decoder = InternLM2Model
+    decoder_class = InternLM2Model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.tok_embeddings
