@@ -24,7 +24,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--public", action="store_true", help="a new repository is public; one that is there stays as it is"
     )
-    parser.add_argument("--revision", default="main", help="the branch, made if it is not there (main)")
+    parser.add_argument(
+        "--revision", default="main", help="the branch, on Hugging Face made if it is not there (main)"
+    )
     parser.add_argument("--message", default="Upload by XTuner", help="the message of the commit")
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="PATTERN", help="files to leave out: *.gguf"
