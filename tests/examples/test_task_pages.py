@@ -22,6 +22,7 @@ CHAINS = [
     ("agent_data",),
     ("preferences",),
     ("pictures",),
+    ("rewards",),
 ]
 # What is not run, and why.
 NOT_RUN = {
@@ -29,6 +30,7 @@ NOT_RUN = {
     r"^xtuner demo": "tests/demo",
     r"NPROC_PER_NODE|dist_train|torchrun": "tests/end_to_end",
     r"MMLU_FOLDER|MODEL\b|CHECKPOINT": "they stand for what a reader has",
+    r"reward\.py|reward_model": "tests/end_to_end/test_preference_pages.py",
     r"iter_[345]00\.pth": "a longer training",
 }
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -36,12 +38,12 @@ _COMMAND = re.compile(r"^(?:\$ | {4})(?=[A-Z_]+=|xtuner |torchrun |curl )(.+)$")
 
 
 def files(page):
-    """The data files of a page by name: each stands in a block behind a sentence that names it."""
+    """The files of a page by name: each stands in a block behind a sentence that names it."""
     found = {}
     for match in _FENCE.finditer(page):
         before = page[: match.start()].rstrip().rpartition("\n\n")[2]
-        names = re.findall(r"`(\w+\.jsonl?)`", before)
-        if match[1] == "json" and names:
+        names = re.findall(r"`(\w+\.(?:jsonl?|py))`", before)
+        if match[1] in ("json", "python") and names:
             found[names[0]] = match[2]
     return found
 
