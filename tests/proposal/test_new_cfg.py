@@ -80,6 +80,16 @@ def test_new_cfg_and_check_say_the_same_memory(here, capsys):
     assert re.findall(r"^memory   about (.* [GM]B) \(", capsys.readouterr().out, re.MULTILINE) == [proposed]
 
 
+def test_the_facts_and_the_next_command_are_told_in_chinese(here, capsys, monkeypatch):
+    monkeypatch.setenv("XTUNER_LANG", "zh")
+    assert cli.main(["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py"]) == 0
+    model, data, *_, memory, wrote = capsys.readouterr().out.splitlines()
+    assert model == "模型     model：llama 系列，512 个位置"
+    assert data.startswith("数据     d.json：8 行，约 ")
+    assert memory.startswith("内存     约 ")
+    assert wrote == "已写入 my.py。下一步：xtuner train my.py"
+
+
 MIXED = ["linear_attention", "full_attention"]
 
 

@@ -26,6 +26,8 @@ from xtuner.recipes.render import render, settings_of
 if TYPE_CHECKING:
     from xtuner.estimate.machine import Machine
     from xtuner.proposal.choices import Proposal
+    from xtuner.proposal.data import DataFacts
+    from xtuner.proposal.model import ModelFacts
 
 # The name of a proposed config, and so of its work dir, as of `xtuner new-cfg`.
 NEW = "my_config.py"
@@ -193,13 +195,19 @@ def propose(
         proposal = choose(model, data, machine, method)
     named = replace(model, path=model_path)  # the config keeps an address
     text = write_config(Path(name).stem, named, data, proposal, lang, forgetting)
-    known = f", as {model.row.name}" if model.row else ""
-    lines = [
-        f"model    {model_path}: family {model.family}{known}, {model.context} positions",
-        f"data     {data.path}: {data.num_rows} rows, about {data.num_tokens:.0f} tokens",
-        *_reasons(proposal, machine),
+    return Proposed(text, [*_facts(named, data), *_reasons(proposal, machine)])
+
+
+def _facts(model: ModelFacts, data: DataFacts) -> list[str]:
+    what = "model    {path}: family {family}, {context} positions"
+    if model.row:
+        what = "model    {path}: family {family}, as {name}, {context} positions"
+    name = model.row.name if model.row else ""
+    rows = "data     {path}: {rows} rows, about {tokens:.0f} tokens"
+    return [
+        translate(what, path=model.path, family=model.family, name=name, context=model.context),
+        translate(rows, path=data.path, rows=data.num_rows, tokens=data.num_tokens),
     ]
-    return Proposed(text, lines)
 
 
 def _check_rewards(method: str | None, given: Sequence[str]) -> None:
@@ -218,7 +226,10 @@ def _check_rewards(method: str | None, given: Sequence[str]) -> None:
 def _reasons(proposal: Proposal, machine: Machine) -> list[str]:
     lines = [f"  {choice.name} = {choice.value}  ({choice.why})" for choice in proposal.choices]
     if proposal.memory_bytes is None:
-        return [*lines, "memory   unknown: the family's config.json does not have the usual sizes"]
-    short = "; this will not fit" if proposal.memory_bytes > machine.free_bytes else ""
-    free = f"{size_text(machine.free_bytes)} free on {machine.name}"
-    return [*lines, f"memory   about {size_text(proposal.memory_bytes)} ({free}){short}"]
+        unknown = "memory   unknown: the family's config.json does not have the usual sizes"
+        return [*lines, translate(unknown)]
+    what = "memory   about {need} ({free} free on {machine})"
+    if proposal.memory_bytes > machine.free_bytes:
+        what = "memory   about {need} ({free} free on {machine}); this will not fit"
+    need, free = size_text(proposal.memory_bytes), size_text(machine.free_bytes)
+    return [*lines, translate(what, need=need, free=free, machine=machine.name)]

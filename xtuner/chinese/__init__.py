@@ -21,6 +21,7 @@ from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.optimizers import OPTIMIZERS
 from xtuner.chinese.preferences import PREFERENCES
+from xtuner.chinese.proposal import PROPOSAL
 from xtuner.chinese.reading import READING
 from xtuner.chinese.replay import REPLAY
 from xtuner.chinese.report import REPORT
@@ -62,5 +63,6 @@ CHINESE: dict[str, str] = {
     **SWEEP,
     **REPORT,
     **REPLAY,
+    **PROPOSAL,
     **API,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from xtuner.api.configs import propose
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.proposal.methods import METHODS
 from xtuner.tools.arguments.config import write_new
 from xtuner.tools.arguments.parser import Parser, add_lang
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     out = Path(args.out)
     if out.suffix != ".py":
-        raise ConfigError(f"--out is {args.out!r}; a config is a Python file: name it {out.stem}.py")
+        what = "--out is {given!r}; a config is a Python file: name it {name}.py"
+        raise ConfigError(translate(what, given=args.out, name=out.stem))
     proposed = propose(
         args.model,
         args.data,
@@ -64,5 +66,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     write_new(out, proposed.text, force=args.force)
     print("\n".join(proposed.lines))
-    print(f"Wrote {out}. Next: xtuner train {shlex.quote(str(out))}")
+    command = f"xtuner train {shlex.quote(str(out))}"
+    print(translate("Wrote {path}. Next: {command}", path=out, command=command))
     return 0
