@@ -174,7 +174,7 @@ ERRORS = {
     name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, XTunerError)
 }
 # Rooms whose messages have no Chinese yet.
-ENGLISH = {"chat", "convert", "demo", "prepare", "proposal", "recipes", "tools"}
+ENGLISH = {"chat", "convert", "demo", "prepare", "recipes", "tools"}
 # Lines that scripts look for.
 MARKS = {
     "Exp name: %s",

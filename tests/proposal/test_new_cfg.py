@@ -80,6 +80,30 @@ def test_new_cfg_and_check_say_the_same_memory(here, capsys):
     assert re.findall(r"^memory   about (.* [GM]B) \(", capsys.readouterr().out, re.MULTILINE) == [proposed]
 
 
+PAIR = {"prompt": "Who?", "chosen": "I am Pia.", "rejected": "No."}
+
+
+@pytest.mark.parametrize(
+    ("row", "more"),
+    [
+        ({"conversation": [{"input": "Who?", "output": "Pia."}]}, []),
+        ({"text": "Pia keeps the library."}, ["--method", "full"]),
+        (PAIR, []),
+        (PAIR, ["--method", "dpo_full", "--template", "qwen_chat"]),
+        ({"question": "Who?", "answer": "Pia."}, ["--method", "grpo", "--reward", "exact"]),
+        ({"question": "Who?"}, ["--method", "grpo_full", "--reward", "exact"]),
+    ],
+)
+def test_every_reason_is_told_in_chinese(row, more, here, untold, capsys):
+    """For conversations, texts, pairs and prompts."""
+    (here / "d.json").write_text(json.dumps([row] * 50), encoding="utf-8")
+    assert cli.main(["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py", *more]) == 0
+    reasons = [line.partition("  (")[2] for line in capsys.readouterr().out.splitlines() if " = " in line]
+    assert len(reasons) > 7
+    assert [reason for reason in reasons if not re.search("[\u4e00-\u9fff]", reason)] == []
+    assert untold == set()
+
+
 def test_the_facts_and_the_next_command_are_told_in_chinese(here, capsys, monkeypatch):
     monkeypatch.setenv("XTUNER_LANG", "zh")
     assert cli.main(["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py"]) == 0

@@ -13,7 +13,9 @@ HUB = {
     "its name on the hub: OWNER/NAME, or NAME under your own": "仓库名：OWNER/NAME，或自己名下的 NAME",
     "to ModelScope instead of Hugging Face": "发送到 ModelScope，而不是 Hugging Face",
     "a new repository is public; one that is there stays as it is": "新仓库为公开；已有的仓库不变",
-    "the branch, on Hugging Face made if it is not there (main)": "分支，在 Hugging Face 上不存在则创建（main）",
+    "the branch, on Hugging Face made if it is not there (main)": (
+        "分支，在 Hugging Face 上不存在则创建（main）"
+    ),
     "the message of the commit": "提交说明",
     "files to leave out: *.gguf": "不发送的文件：*.gguf",
     "files to send although they hold a training's state or what looks like a key": (

@@ -18,6 +18,7 @@ from xtuner.errors import DataError
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import estimate, size_text
+from xtuner.language import translate
 from xtuner.proposal.config import recipe_of
 from xtuner.proposal.data import DataFacts
 from xtuner.proposal.memory import memory_config
@@ -72,13 +73,15 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     template = (
         []
         if data.is_text or not data.takes_template
-        else [Choice("prompt_template", model.template, model.why_template + data.note_template)]
+        else [Choice("prompt_template", model.template, _joined(model.why_template, data.note_template))]
     )
+    rows = translate("rows are {format}: {why}", format=data.format_name, why=data.why_format)
+    often = translate("three times in the {count} iterations, at most every 500", count=num_iters)
     return Proposal(
         [
             *template,
             *_choose_images(data),
-            Choice("dataset_map_fn", data.map_fn, f"rows are {data.format_name}: {data.why_format}"),
+            Choice("dataset_map_fn", data.map_fn, rows),
             length,
             *pack,
             how,
@@ -87,7 +90,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
             batch,
             updates,
             Choice("max_epochs", epochs, why_epochs),
-            Choice("save_steps", every, f"three times in the {num_iters} iterations, at most every 500"),
+            Choice("save_steps", every, often),
         ],
         draft.memory(),
     )
@@ -128,48 +131,60 @@ class Draft:
         return estimate(shape, run if recompute is None else replace(run, recompute=recompute)).total
 
 
+def _joined(*reasons: str) -> str:
+    return translate("; ").join(filter(None, reasons))
+
+
 def _choose_images(data: DataFacts) -> list[Choice]:
     if not data.has_images:
         return []
     why = "an image of the rows is there" if data.image_folder else "the names of images need no folder"
-    return [Choice("image_folder", data.image_folder, why)]
+    return [Choice("image_folder", data.image_folder, translate(why))]
 
 
 def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
     covered = data.length_of(COVERED)
     length = max(SHORTEST, 2 ** math.ceil(math.log2(max(1, covered))))
-    why = f"{COVERED:.0%} of the rows have at most {covered} tokens, the longest {data.lengths[-1]}"
+    what = "{share:.0%} of the rows have at most {covered} tokens, the longest {longest}"
+    why = [translate(what, share=COVERED, covered=covered, longest=data.lengths[-1])]
     if not data.is_pairs and length < PACKED and data.num_tokens > WANTED_UPDATES * PACKED:
-        length, why = PACKED, f"{why}; short rows share one"
+        length = PACKED
+        why.append(translate("short rows share one"))
     if length > model.context:
-        length, why = model.context, f"{why}; the model has no more positions"
+        length = model.context
+        why.append(translate("the model has no more positions"))
     cut = sum(n > length for n in data.lengths)
-    if cut:
-        why = f"{why}; {cut} of {len(data.lengths)} measured are cut"
     untrained = sum(n >= length for n in data.prompts)
     if untrained and untrained == len(data.prompts):
-        raise DataError(
-            f"{data.path}: no row has room for an answer in the {length} positions of the model, as the "
-            f"shortest prompt has {data.prompts[0]} tokens: shorten tools and texts, or take another model"
+        what = (
+            "{path}: no row has room for an answer in the {length} positions of the model, as the shortest "
+            "prompt has {tokens} tokens: shorten tools and texts, or take another model"
         )
-    if untrained:
-        why = f"{why}, {untrained} of them before their first answer"
-    return Choice("max_length", length, why)
+        raise DataError(translate(what, path=data.path, length=length, tokens=data.prompts[0]))
+    if cut:
+        what = "{cut} of {count} measured are cut"
+        if untrained:
+            what = "{cut} of {count} measured are cut, {untrained} of them before their first answer"
+        why.append(translate(what, cut=cut, count=len(data.lengths), untrained=untrained))
+    return Choice("max_length", length, _joined(*why))
 
 
 def _choose_pack(data: DataFacts, max_length: int) -> Choice:
     length, wanted = 2 * max_length, data.num_tokens / WANTED_UPDATES
     while 2 * length <= min(MAX_TOKENS_IN_BATCH, wanted):
         length *= 2
-    return Choice("max_packed_length", length, "the longest pair fits, and short ones share an item")
+    why = translate("the longest pair fits, and short ones share an item")
+    return Choice("max_packed_length", length, why)
 
 
 def _choose_epochs(data: DataFacts, tokens: int) -> tuple[int, str]:
     if data.is_pairs and data.num_tokens > WANTED_UPDATES * tokens:
-        return 1, "once over pairs, which are soon learnt by heart"
+        return 1, translate("once over pairs, which are soon learnt by heart")
     if data.is_pairs:
-        return 3, "three times over few pairs"
-    return (1, "once over texts") if data.is_text else (3, "three times over conversations")
+        return 3, translate("three times over few pairs")
+    if data.is_text:
+        return 1, translate("once over texts")
+    return 3, translate("three times over conversations")
 
 
 def _choose_method(draft: Draft, asked: str | None) -> Choice:
@@ -177,19 +192,25 @@ def _choose_method(draft: Draft, asked: str | None) -> Choice:
     begin = "grpo_" if draft.data.is_prompts else "dpo_" if draft.data.is_pairs else ""
     lora, qlora = f"{begin}lora", f"{begin}qlora"
     if asked not in (None, "dpo", "grpo"):
-        return Choice("method", asked, "as --method says")
+        return Choice("method", asked, translate("as --method says"))
     if quantised:
-        return Choice("method", lora, f"its weights are quantised already, with {quantised}")
+        what = "its weights are quantised already, with {method}"
+        return Choice("method", lora, translate(what, method=quantised))
     kind = draft.machine.device
     if kind_of(kind).for_bits is None:
-        return Choice("method", lora, f"bitsandbytes has no layers in 4 bits on {kind}")
+        what = "bitsandbytes has no layers in 4 bits on {device}"
+        return Choice("method", lora, translate(what, device=kind))
     need = draft.memory("full", method=lora)
     if need is None:
-        return Choice("method", qlora, "the model's size is not known, and this needs the least memory")
+        what = "the model's size is not known, and this needs the least memory"
+        return Choice("method", qlora, translate(what))
     free = draft.machine.free_bytes
-    numbers = f"in 16 bits: about {size_text(need)}, {size_text(free)} are free on {draft.machine.name}"
     fits = need < USABLE * free
-    return Choice("method", lora if fits else qlora, f"{'it fits' if fits else 'it does not fit'} {numbers}")
+    what = "it does not fit in 16 bits: about {need}, {free} are free on {machine}"
+    if fits:
+        what = "it fits in 16 bits: about {need}, {free} are free on {machine}"
+    why = translate(what, need=size_text(need), free=size_text(free), machine=draft.machine.name)
+    return Choice("method", lora if fits else qlora, why)
 
 
 def _choose_preference(draft: Draft) -> list[Choice]:
@@ -197,14 +218,17 @@ def _choose_preference(draft: Draft) -> list[Choice]:
     if not draft.data.is_pairs:
         return []
     if not trains_all(draft.value("method")):
-        return [Choice("lr", _LR_PAIRS, "ten times that of DPO on all weights")]
+        return [Choice("lr", _LR_PAIRS, translate("ten times that of DPO on all weights"))]
     name = "stored_reference"
     need = draft.memory("full")
     if need is None:
-        return [Choice(name, True, "the model's size is not known, and this needs no frozen copy of it")]
+        what = "the model's size is not known, and this needs no frozen copy of it"
+        return [Choice(name, True, translate(what))]
     fits = need < USABLE * draft.machine.free_bytes
-    why = f"with a frozen copy of the model about {size_text(need)} are needed"
-    return [Choice(name, not fits, f"{why}, which fits, and the log has kl" if fits else why)]
+    what = "with a frozen copy of the model about {need} are needed"
+    if fits:
+        what = "with a frozen copy of the model about {need} are needed, which fits, and the log has kl"
+    return [Choice(name, not fits, translate(what, need=size_text(need)))]
 
 
 def choose_recompute(draft: Draft) -> Choice:
@@ -212,22 +236,26 @@ def choose_recompute(draft: Draft) -> Choice:
     name = "use_activation_checkpointing"
     need = draft.memory("none")
     if need is None:
-        return Choice(name, True, "the model's size is not known, and this needs less memory")
+        return Choice(name, True, translate("the model's size is not known, and this needs less memory"))
     fits = need < USABLE * draft.machine.free_bytes
-    why = f"without it about {size_text(need)} are needed"
-    return Choice(name, not fits, f"{why}, which fits, and it is faster" if fits else why)
+    what = "without it about {need} are needed"
+    if fits:
+        what = "without it about {need} are needed, which fits, and it is faster"
+    return Choice(name, not fits, translate(what, need=size_text(need)))
 
 
 def _choose_batch(draft: Draft) -> Choice:
     if draft.data.is_pairs or draft.model.shape is None or draft.machine.device == "cpu":
-        return Choice("batch_size", 1, "rows are packed, and more at once gain nothing here")
+        return Choice("batch_size", 1, translate("rows are packed, and more at once gain nothing here"))
     size, length = 1, draft.value("max_length")
     while 2 * size * length <= MAX_TOKENS_IN_BATCH:
         need = draft.memory(draft.recompute, batch_size=2 * size)
         if need is None or need > USABLE * draft.machine.free_bytes:
             break
         size *= 2
-    return Choice("batch_size", size, f"{size * length} tokens at once, {MAX_TOKENS_IN_BATCH} are enough")
+    what = "{tokens} tokens at once, {enough} are enough"
+    why = translate(what, tokens=size * length, enough=MAX_TOKENS_IN_BATCH)
+    return Choice("batch_size", size, why)
 
 
 def _choose_accumulation(data: DataFacts, tokens: int, epochs: int) -> Choice:
@@ -235,8 +263,7 @@ def _choose_accumulation(data: DataFacts, tokens: int, epochs: int) -> Choice:
     wanted = min(MAX_TOKENS_IN_UPDATE, total / WANTED_UPDATES)
     count = max(1, round(wanted / tokens))
     updates = max(1, math.ceil(total / (tokens * count)))
-    return Choice(
-        "accumulative_counts",
-        count,
-        f"about {updates} update{'s' if updates > 1 else ''} of {tokens * count} tokens",
+    what = (
+        "about {updates} updates of {tokens} tokens" if updates > 1 else "about 1 update of {tokens} tokens"
     )
+    return Choice("accumulative_counts", count, translate(what, updates=updates, tokens=tokens * count))

@@ -19,6 +19,7 @@ from xtuner.dataset.map_fns.template import template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_split
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.proposal.tools import tools_note
 
 Row = dict[str, Any]
@@ -51,7 +52,7 @@ class DataFacts:
     image_folder: str | None = None  # None: the working folder, or names are absolute
     takes_template: bool = True  # else, for images, the processor has a chat template
     shown: Sequence[str] = ()  # the image of each question
-    note_template: str = ""  # what rows need of the template: "; it writes no tools"
+    note_template: str = ""  # what the template does with tools of the rows
     chat_template: str | None = None  # for pairs, where the tokenizer lacks the one that is to be used
 
     @property
@@ -94,7 +95,7 @@ def read_some(path: str) -> tuple[Selection, Sequence[int], list[Row]]:
     """All rows of the file, and those that are measured, by number and as read."""
     rows = take_split(load_dataset(path), "train")
     if len(rows) == 0:
-        raise DataError(f"the data is empty: there are no rows in {path}")
+        raise DataError(translate("the data is empty: there are no rows in {path}", path=path))
     numbers = _some(len(rows))
     return rows, numbers, list(_readable(rows, numbers))
 
@@ -147,7 +148,8 @@ def _measure(rows: Selection, settings: Encoding) -> Measured:
     encode_rows(rows, settings, measured, tally)
     if not measured.lengths:
         dropped = describe_dropped(tally.about()["stats"])
-        raise DataError(f"none of the {len(rows):,} rows looked at has anything to train on:{dropped}")
+        what = "none of the {count:,} rows looked at has anything to train on:{dropped}"
+        raise DataError(translate(what, count=len(rows), dropped=dropped))
     return measured
 
 

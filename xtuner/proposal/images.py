@@ -16,6 +16,7 @@ from xtuner.dataset.map_fns.images import IMAGE_MARK, with_frames, with_marks
 from xtuner.dataset.vision_language import VisionLanguageDataset
 from xtuner.errors import DataError
 from xtuner.image_processor import load_processor
+from xtuner.language import translate
 from xtuner.proposal.data import DataFacts, Row, short_ones
 
 # Images are looked at for their sizes, which takes longer than a row of text.
@@ -51,8 +52,10 @@ def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str, te
     return DataFacts(
         path=path,
         num_rows=num_rows,
-        format_name="conversations with images",
-        why_format=f"{len(images)} images in the {min(len(read), _MEASURED)} rows looked at",
+        format_name=translate("conversations with images"),
+        why_format=translate(
+            "{count} images in the {rows} rows looked at", count=len(images), rows=min(len(read), _MEASURED)
+        ),
         map_fn="auto",
         is_text=False,
         lengths=sorted(map(int, data.length)),
@@ -98,10 +101,11 @@ def _folder_of(images: Sequence[Any], path: str) -> str | None:
     for folder in tried:
         if folder.is_dir() and _is_found(names[0], str(folder)):
             return str(folder)
-    raise DataError(
-        f"{path}: there is no image {names[0]!r} in {tried[0]}, in {tried[1]} or in the working folder: "
-        "put the file beside its images, or name them by absolute paths"
+    what = (
+        "{path}: there is no image {name!r} in {first}, in {second} or in the working folder: put the file "
+        "beside its images, or name them by absolute paths"
     )
+    raise DataError(translate(what, path=path, name=names[0], first=tried[0], second=tried[1]))
 
 
 def _is_found(image: str, folder: str | None) -> bool:

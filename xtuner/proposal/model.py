@@ -12,6 +12,7 @@ from xtuner.errors import ModelError
 from xtuner.estimate.images import with_images
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.families import FAMILIES, UNKNOWN
+from xtuner.language import translate
 from xtuner.llava_folder import is_official, text_family
 from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
 from xtuner.model_folder import check_model_folder, read_json, read_tokenizer
@@ -44,10 +45,11 @@ def look_at_model(path: str, template: str | None = None, method: str | None = N
     check_model_folder(path, tokenizer=True)
     folder = Path(path)
     if config is None:
-        raise ModelError(
-            f"{path} is a name on the hub: new-cfg looks into the folder of the model, so fetch it first and "
+        what = (
+            "{path} is a name on the hub: new-cfg looks into the folder of the model, so fetch it first and "
             "give the folder; for a name, see xtuner list-cfg and xtuner copy-cfg"
         )
+        raise ModelError(translate(what, path=path))
     check_training(config, path, full=trains_all(method), asked=quantises(method))
     row = _known_row(folder, config)
     shape = with_images(read_shape(config), path)
@@ -79,18 +81,20 @@ def _template(folder: Path, row: Model | None, asked: str | None) -> tuple[str, 
     """The name of the prompt template, and the reason."""
     if asked is not None:
         PROMPT_TEMPLATE[asked]  # an unknown one raises, with the nearest
-        return asked, "as --template says"
+        return asked, translate("as --template says")
     tokenizer, config = read_tokenizer(folder), read_json(folder / "config.json")
     if tokenizer.get("chat_template"):
-        return "auto", "the tokenizer brings its own chat_template"
+        return "auto", translate("the tokenizer brings its own chat_template")
     if row is not None and isinstance(row.template, str):
-        return row.template, f"that of {row.name}"
+        return row.template, translate("that of {name}", name=row.name)
     if is_official(config):
         found = "mistral" if text_family(config) == "mistral" else "vicuna"
-        return found, "that of the package llava for this family"
+        return found, translate("that of the package llava for this family")
     fitting = fitting_templates(tokenizer.get("tokens", set()))
     if "qwen_chat" in fitting:
-        return "qwen_chat", "its marks <|im_start|> and <|im_end|> are tokens of the tokenizer"
+        what = "its marks <|im_start|> and <|im_end|> are tokens of the tokenizer"
+        return "qwen_chat", translate(what)
     if fitting:
-        return fitting[0], "its marks are tokens of the tokenizer"
-    return "default", "the tokenizer has no marks of turns, so those of the default are plain words"
+        return fitting[0], translate("its marks are tokens of the tokenizer")
+    what = "the tokenizer has no marks of turns, so those of the default are plain words"
+    return "default", translate(what)

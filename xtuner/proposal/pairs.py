@@ -39,11 +39,10 @@ def look_at(
             path, Selection(rows.sources, np.array(numbers)), len(rows), read, tokenizer, template
         )
     if are_pairs:
-        logger.warning(
-            "%s holds pairs of answers: --method %s trains on the chosen ones alone, --method dpo on both",
-            path,
-            method,
+        what = translate(
+            "%s holds pairs of answers: --method %s trains on the chosen ones alone, --method dpo on both"
         )
+        logger.warning(what, path, method)
     if processor is not None and images_of_rows(read):
         return look_at_images(path, len(rows), read, processor, template)
     return look_at_data(path, tokenizer, template)
@@ -64,7 +63,7 @@ def _look_at_pairs(
     return DataFacts(
         path=path,
         num_rows=num_rows,
-        format_name=f"{name} of answers",
+        format_name=translate("{form} of answers", form=name),
         why_format=translate("they have {fields}", fields=", ".join(map(repr, fields))),
         map_fn=None if is_usual else "auto",
         is_text=False,

@@ -53,8 +53,8 @@ def look_at_prompts(path: str, tokenizer: object, template: str) -> DataFacts:
     return DataFacts(
         path=path,
         num_rows=len(rows),
-        format_name="prompts",
-        why_format=f"{len(texts)} of {len(references)} have an answer",
+        format_name="",  # of any form
+        why_format="",
         map_fn="auto",
         is_text=False,
         lengths=sorted(measured.lengths),
@@ -71,39 +71,50 @@ def choose_rollouts(
     draft = Draft(model, data, machine)
     covered = data.lengths[min(len(data.lengths) - 1, int(0.99 * len(data.lengths)))]
     length = min(max(SHORTEST, 2 ** math.ceil(math.log2(max(1, covered)))), model.context // 2)
-    why = f"99% of the prompts have at most {covered} tokens, the longest {data.lengths[-1]}"
+    what = "99% of the prompts have at most {covered} tokens, the longest {longest}; longer ones are left out"
+    why = translate(what, covered=covered, longest=data.lengths[-1])
     chosen = [
         Choice("prompt_template", model.template, model.why_template),
-        Choice("dataset_map_fn", data.map_fn, "rows of any form: the last answer is the reference"),
-        Choice("max_length", length, f"{why}; longer ones are left out"),
+        Choice(
+            "dataset_map_fn", data.map_fn, translate("rows of any form: the last answer is the reference")
+        ),
+        Choice("max_length", length, why),
         _choose_answer(data, model.context - length),
-        Choice("rewards", rewards, "as --reward says"),
-        Choice("count", COUNT, "answers to each prompt, compared with each other"),
+        Choice("rewards", rewards, translate("as --reward says")),
+        Choice("count", COUNT, translate("answers to each prompt, compared with each other")),
     ]
     for choice in chosen:
         draft.take(choice)
     updates = max(1, data.num_rows // PROMPTS)
-    chosen.append(draft.take(Choice("batch_size", PROMPTS, f"prompts of an update, {updates} in an epoch")))
+    why = translate("prompts of an update, {updates} in an epoch", updates=updates)
+    chosen.append(draft.take(Choice("batch_size", PROMPTS, why)))
     tokens = length + draft.value("max_new_tokens")
     per_batch = max(1, MAX_TOKENS_IN_BATCH // tokens)
     divided = math.ceil(PROMPTS * COUNT / per_batch)
-    why = f"{per_batch} answers of up to {tokens} tokens at once; this changes memory, not the result"
+    what = "{count} answers of up to {tokens} tokens at once; this changes memory, not the result"
+    why = translate(what, count=per_batch, tokens=tokens)
     chosen.append(draft.take(Choice("accumulative_counts", divided, why)))
     chosen.append(draft.take(draft.choose_method(method)))
     chosen.append(draft.take(choose_recompute(draft)))
     if data.num_rows >= LEAST_ROWS:
-        chosen.append(Choice("held_out", HELD_OUT, "validation by greedy answers, to keep the best"))
+        why = translate("validation by greedy answers, to keep the best")
+        chosen.append(Choice("held_out", HELD_OUT, why))
     epochs = max(1, math.ceil(_UPDATES / updates))
     every = max(1, min(50, epochs * updates // 3)) * divided
-    chosen.append(Choice("max_epochs", epochs, f"{epochs * updates} updates of {PROMPTS * COUNT} answers"))
-    chosen.append(Choice("save_steps", every, f"every {every // divided} updates, in iterations"))
+    why = translate(
+        "{updates} updates of {answers} answers", updates=epochs * updates, answers=PROMPTS * COUNT
+    )
+    chosen.append(Choice("max_epochs", epochs, why))
+    why = translate("every {updates} updates, in iterations", updates=every // divided)
+    chosen.append(Choice("save_steps", every, why))
     return Proposal(chosen, draft.memory())
 
 
 def _choose_answer(data: DataFacts, room: int) -> Choice:
     name = "max_new_tokens"
     if not data.prompts:
-        return Choice(name, min(room, USUAL_ANSWER), "rows have no answers to measure")
+        return Choice(name, min(room, USUAL_ANSWER), translate("rows have no answers to measure"))
     covered = data.prompts[min(len(data.prompts) - 1, int(0.99 * len(data.prompts)))]
     wanted = 2 ** math.ceil(math.log2(max(SHORTEST_ANSWER, min(LONGEST_ANSWER, 2 * covered))))
-    return Choice(name, min(room, wanted), f"twice what 99% of the answers have, {covered} tokens")
+    why = translate("twice what 99% of the answers have, {covered} tokens", covered=covered)
+    return Choice(name, min(room, wanted), why)

@@ -12,6 +12,7 @@ from typing import Any
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.map_fns.template import chat_messages_map_fn, find_template
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.utils.templates import is_tokenizers_own
 
 
@@ -20,12 +21,22 @@ def tools_note(tokenizer: Any, template: str, conversations: Sequence[Sequence[M
     with_tools = [turns for turns in conversations if any(turn.get("tools") for turn in turns)]
     if not with_tools:
         return ""
-    count = f"{len(with_tools)} of {len(conversations)} rows looked at"
     if not is_tokenizers_own(find_template(template)):
-        return f"; it writes no tools, which {count} have: only a tokenizer's own chat_template does"
-    if any(_writes(ChatTemplate(tokenizer), turns) for turns in with_tools):
-        return f"; rendered with and without tools its text differs, so the tools of {count} are written"
-    return f"; rendered with and without tools its text is the same, so the tools of {count} are left out"
+        what = (
+            "it writes no tools, which {count} of {rows} rows looked at have: only a tokenizer's own "
+            "chat_template does"
+        )
+    elif any(_writes(ChatTemplate(tokenizer), turns) for turns in with_tools):
+        what = (
+            "rendered with and without tools its text differs, so the tools of {count} of {rows} rows looked "
+            "at are written"
+        )
+    else:
+        what = (
+            "rendered with and without tools its text is the same, so the tools of {count} of {rows} rows "
+            "looked at are left out"
+        )
+    return translate(what, count=len(with_tools), rows=len(conversations))
 
 
 def _writes(template: ChatTemplate, turns: Sequence[Mapping[str, Any]]) -> bool:
