@@ -2,7 +2,7 @@
 
 POST /api/repos/create                           a repository, private or not
 POST /api/validate-yaml                          whether the front matter of a card is valid
-    POST /api/models/REPO/branch/REVISION            a branch
+POST /api/models/REPO/branch/REVISION           a branch
 POST /api/models/REPO/preupload/REVISION         which files are large: *.safetensors
 POST /REPO.git/info/lfs/objects/batch            where large files go; those that are there go nowhere
 PUT  /objects/OID                                a large file
@@ -19,6 +19,9 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -174,6 +177,29 @@ Handler.routes = (
     (rf"GET /api/models/{_REPO}/tree/(.+)", Handler.tree),
     (rf"(?:GET|HEAD) /{_REPO}/resolve/([^/]+)/(.+)", Handler.resolve),
 )
+
+
+def runner(env):
+    """A function that runs Python in the environment `env`, and returns the exit code, stdout and stderr.
+
+    Keyword arguments are further variables, without those that are None. No output has the token.
+    """
+
+    def run(*words, **changes):
+        own = {k: v for k, v in {**env, **changes}.items() if v is not None}
+        done = subprocess.run([sys.executable, *words], env=own, capture_output=True, text=True, timeout=100)
+        assert TOKEN not in done.stdout + done.stderr
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def model_of_two_files(source, folder):
+    """A copy of the model `source`, with a second large file in a folder."""
+    shutil.copytree(source, folder)
+    (folder / "more").mkdir()
+    (folder / "more" / "model.safetensors").write_bytes(b"second" * 1000)
+    return folder
 
 
 @contextlib.contextmanager

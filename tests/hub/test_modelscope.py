@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.hub.hub_server import TOKEN, hub_server
+from tests.hub.hub_server import TOKEN, hub_server, model_of_two_files, runner
 from tests.hub.modelscope_server import ModelScopeHandler
 
 pytest.importorskip("modelscope_hub", reason="modelscope is not installed: make trackers")
@@ -27,23 +24,13 @@ def run(hub, tmp_path):
     """A function that runs Python with the hub's address, and returns the exit code, stdout and stderr."""
     home = {"MODELSCOPE_HOME": str(tmp_path / "home"), "MODELSCOPE_CACHE": str(tmp_path / "cache")}
     env = {**os.environ, **home, "MODELSCOPE_ENDPOINT": hub.address, "XTUNER_LANG": "en"}
-
-    def run(*words, **changes):
-        own = {**env, "MODELSCOPE_API_TOKEN": TOKEN, **changes}
-        done = subprocess.run([sys.executable, *words], env=own, capture_output=True, text=True, timeout=100)
-        assert TOKEN not in done.stdout + done.stderr
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+    return runner({**env, "MODELSCOPE_API_TOKEN": TOKEN})
 
 
 @pytest.fixture
 def folder(tmp_path, llama_dir):
     """A model with a license, and a second large file in a folder."""
-    copied = tmp_path / "out"
-    shutil.copytree(llama_dir, copied)
-    (copied / "more").mkdir()
-    (copied / "more" / "model.safetensors").write_bytes(b"second" * 1000)
+    copied = model_of_two_files(llama_dir, tmp_path / "out")
     (copied / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
     return copied
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.hub.hub_server import TOKEN, hub_server
+from tests.hub.hub_server import TOKEN, hub_server, model_of_two_files, runner
 from xtuner.convert.push import check_plan, plan_of
 from xtuner.errors import ConfigError
 
@@ -29,23 +26,13 @@ def run(hub, tmp_path):
     env = {k: v for k, v in os.environ.items() if k not in unset}
     home = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     env |= {**home, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_TOKEN": TOKEN, "XTUNER_LANG": "en"}
-
-    def run(*words, **changes):
-        own = {k: v for k, v in {**env, **changes}.items() if v is not None}
-        done = subprocess.run([sys.executable, *words], env=own, capture_output=True, text=True, timeout=100)
-        assert TOKEN not in done.stdout + done.stderr
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+    return runner(env)
 
 
 @pytest.fixture
 def folder(tmp_path, llama_dir):
     """A model of two large files, one of them in a folder."""
-    copied = tmp_path / "out"
-    shutil.copytree(llama_dir, copied)
-    (copied / "more").mkdir()
-    (copied / "more" / "model.safetensors").write_bytes(b"second" * 1000)
+    copied = model_of_two_files(llama_dir, tmp_path / "out")
     (copied / ".lock").write_text("")
     return copied
 

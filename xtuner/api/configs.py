@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtuner.check.rewards import NAMES, wrong_reward
+from xtuner.check.rewards import wrong_reward
 from xtuner.config import load_config, parse_config
 from xtuner.config.edit import EditableConfig, with_changes
 from xtuner.config.load import Config
@@ -22,6 +22,7 @@ from xtuner.proposal.methods import METHODS
 from xtuner.proposal.methods import rewards as learns_from_rewards
 from xtuner.recipes.catalogue import find
 from xtuner.recipes.render import render, settings_of
+from xtuner.rewards.compare import BY_NAME
 
 if TYPE_CHECKING:
     from xtuner.estimate.machine import Machine
@@ -218,7 +219,7 @@ def _check_rewards(method: str | None, given: Sequence[str]) -> None:
         return
     if not given:
         what = "--method {method} needs a --reward: FILE.py:FUNCTION, or one of {names}"
-        raise ConfigError(translate(what, method=method, names=", ".join(NAMES)))
+        raise ConfigError(translate(what, method=method, names=", ".join(BY_NAME)))
     if wrong := [message for name in given if (message := wrong_reward(name))]:
         raise ConfigError(*wrong)
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import Fault
-from xtuner.errors import did_you_mean
-from xtuner.language import translate
+from xtuner.rewards import faults
+from xtuner.rewards.compare import BY_NAME
 
-# Those of xtuner.rewards.compare, which this layer does not import.
-NAMES = ("exact", "contains", "numeric", "boxed")
 METHOD = "GRPO"
 
 
@@ -29,50 +27,29 @@ def reward_faults(config: Mapping[str, Any]) -> list[Fault]:
     model, rollouts = config.get("model"), config.get("rollouts")
     kind = _word(model.get("type")) if isinstance(model, Mapping) else ""
     if rollouts is None:
-        return [_missing(kind)] if kind == METHOD else []
+        return [Fault("rollouts", faults.no_rollouts(kind))] if kind == METHOD else []
     if not isinstance(rollouts, Mapping):
         return []  # a value of another kind is found by the schema
-    found = []
-    for name, why in _not_together(config):
-        what = "rollouts does not go with {name}, because {why}: leave it out"
-        found.append(Fault(name, translate(what, name=name, why=why)))
+    found = [Fault(name, faults.not_together(name)) for name in _not_together(config)]
     given = rollouts.get("rewards")
     if not given:
-        what = "{option} is empty: name a function, such as rewards=['my.py:reward'], or one of {names}"
-        message = translate(what, option="rollouts.rewards", names=", ".join(NAMES))
-        return [*found, Fault("rollouts.rewards", message)]
+        return [*found, Fault(faults.OPTION, faults.no_rewards())]
     rewards = list(given) if isinstance(given, (list, tuple)) else [given]
     weights = rollouts.get("weights")
     if isinstance(weights, (list, tuple)) and len(weights) != len(rewards):
-        what = "rollouts.weights has {weights} numbers for {rewards} rewards: give one for each"
-        message = translate(what, weights=len(weights), rewards=len(rewards))
-        found.append(Fault("rollouts.weights", message))
+        found.append(Fault("rollouts.weights", faults.other_count(len(weights), len(rewards))))
     wrong = [said for reward in rewards if (said := wrong_reward(reward))]
-    return [*found, *(Fault("rollouts.rewards", said) for said in wrong)]
+    return [*found, *(Fault(faults.OPTION, said) for said in wrong)]
 
 
-def _missing(kind: str) -> Fault:
-    what = (
-        "{kind} trains on answers that it samples: give the config rollouts = dict(type=Rollouts, "
-        "rewards=[...]), and train_dataloader a build_prompt_dataset"
-    )
-    return Fault("rollouts", translate(what, kind=kind))
-
-
-def _not_together(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The settings that do not go with `rollouts`, and why."""
-    whole = translate("each process samples with the whole model")
-    for name in ("fsdp", "deepspeed"):
-        if config.get(name):
-            yield name, whole
-    if (config.get("sequence_parallel_size") or 1) != 1:
-        yield "sequence_parallel_size", translate("each process samples whole answers")
-    loop = config.get("train_cfg")
-    if isinstance(loop, Mapping) and loop.get("spike_ratio"):
-        yield "train_cfg.spike_ratio", translate("the loss of an update is no measure")
-    for name in ("val_evaluator", "val_cfg"):
-        if config.get(name):
-            yield name, translate("validation measures the rewards")
+def _not_together(config: Mapping[str, Any]) -> Iterator[str]:
+    """The settings of the config that do not go with `rollouts`."""
+    for name in faults.NOT_TOGETHER:
+        part, _, key = name.rpartition(".")
+        where = config.get(part) if part else config
+        value = where.get(key) if isinstance(where, Mapping) else None
+        if value and not (name == "sequence_parallel_size" and value == 1):
+            yield name
 
 
 def wrong_reward(reward: Any) -> str | None:
@@ -80,33 +57,27 @@ def wrong_reward(reward: Any) -> str | None:
     if isinstance(reward, str):
         return _wrong_name(reward)
     if inspect.isfunction(reward):
-        return _wrong_arguments(reward.__name__, inspect.signature(reward).bind)
+        return faults.wrong_arguments(reward.__name__, inspect.signature(reward))
     return None
 
 
 def _wrong_name(name: str) -> str | None:
     module, sign, function = name.rpartition(":")
     if not sign:
-        if name in NAMES:
-            return None
-        what = "{option} {name}: there is no such reward.{hint} Rewards: {names}, or FILE.py:FUNCTION"
-        hint, names = did_you_mean(name, NAMES), ", ".join(NAMES)
-        return translate(what, option="rollouts.rewards", name=name, hint=hint, names=names)
+        return None if name in BY_NAME else faults.no_such_name(name)
     if not module.endswith(".py"):
         return None  # importing a module may have side effects
     try:
         tree = ast.parse(Path(module).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
-        what = "{option} {name} cannot be loaded: {error}"
-        return translate(what, option="rollouts.rewards", name=name, error=error)
+        return faults.not_loaded(name, faults.OPTION, error)
     defined = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     named = next((node for node in defined if node.name == function), None)
     if named is not None:
-        return _wrong_arguments(name, _signature(named.args).bind)
+        return faults.wrong_arguments(name, _signature(named.args))
     if function in {name for node in tree.body for name in _assigned(node)}:
         return None
-    what = "{option} {name}: there is no function {function}"
-    return translate(what, option="rollouts.rewards", name=name, function=function)
+    return faults.no_function(name, faults.OPTION)
 
 
 def _signature(given: ast.arguments) -> inspect.Signature:
@@ -125,16 +96,6 @@ def _signature(given: ast.arguments) -> inspect.Signature:
     ]
     found += [kinds(given.kwarg.arg, kinds.VAR_KEYWORD)] if given.kwarg else []
     return inspect.Signature(found)
-
-
-def _wrong_arguments(name: str, bind: Callable[..., Any]) -> str | None:
-    try:
-        bind("question", "answer", {})
-    except TypeError:
-        what = "{option} {name}: the function takes {signature}, but is called with (question, answer, row)"
-        signature = bind.__self__  # type: ignore[attr-defined]
-        return translate(what, option="rollouts.rewards", name=name, signature=signature)
-    return None
 
 
 def _assigned(node: ast.stmt) -> Iterator[str]:

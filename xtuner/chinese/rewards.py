@@ -93,11 +93,6 @@ REWARDS = {
         "{kind} 用自己采样的回答训练：请在配置中写 rollouts = dict(type=Rollouts, rewards=[...])，"
         "并让 train_dataloader 使用 build_prompt_dataset"
     ),
-    "{method} trains on answers that it samples: give the config rollouts = dict(type=Rollouts, "
-    "rewards=[...]), and train_dataloader a build_prompt_dataset": (
-        "{method} 用自己采样的回答训练：请在配置中写 rollouts = dict(type=Rollouts, rewards=[...])，"
-        "并让 train_dataloader 使用 build_prompt_dataset"
-    ),
     "rollouts is given, but model.type is {kind}, which does not learn from rewards: use GRPO": (
         "给出了 rollouts，但 model.type 是 {kind}，它不从奖励学习：请用 GRPO"
     ),

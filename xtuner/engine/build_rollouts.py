@@ -13,6 +13,7 @@ from xtuner.engine.batches.rollouts import RolloutBatches, Rollouts
 from xtuner.engine.reward_validation import RewardValLoop
 from xtuner.errors import ConfigError
 from xtuner.language import translate
+from xtuner.rewards import faults
 
 if TYPE_CHECKING:
     from xtuner.engine.run import Run
@@ -22,16 +23,17 @@ if TYPE_CHECKING:
 def rollouts_of(run: Run) -> Rollouts:
     """The settings of `rollouts`; ConfigError for what cannot train with them."""
     cfg = run.cfg
-    for is_asked, name, why in (
-        (run.backend.divides, "--fsdp and --deepspeed", "each process samples with the whole model"),
-        (run.world.sequence_size > 1, "sequence_parallel_size", "each process samples whole answers"),
-        (cfg.train_cfg.get("spike_ratio"), "train_cfg.spike_ratio", "the loss of an update is no measure"),
-        (cfg.get("val_evaluator"), "val_evaluator", "validation measures the rewards"),
-        (cfg.get("val_cfg"), "val_cfg", "validation measures the rewards"),
-    ):
+    asked = {
+        "fsdp": run.backend.name == "fsdp",
+        "deepspeed": run.backend.name == "deepspeed",
+        "sequence_parallel_size": run.world.sequence_size > 1,
+        "train_cfg.spike_ratio": cfg.train_cfg.get("spike_ratio"),
+        "val_evaluator": cfg.get("val_evaluator"),
+        "val_cfg": cfg.get("val_cfg"),
+    }
+    for name, is_asked in asked.items():
         if is_asked:
-            what = "rollouts does not go with {name}, because {why}: leave it out"
-            raise ConfigError(translate(what, name=name, why=translate(why)))
+            raise ConfigError(faults.not_together(name))
     rollouts = run.builder.build({"type": Rollouts, **cfg.get("rollouts", {})}, "rollouts")
     if not isinstance(rollouts, Rollouts):
         what = "rollouts.type is {kind}; use Rollouts of xtuner.engine.batches.rollouts"
@@ -69,11 +71,7 @@ def check_samples(run: Run, model: TrainModule) -> None:
     """ConfigError if only one of model and config samples answers."""
     kind, samples = type(model).__name__, bool(run.cfg.get("rollouts"))
     if model.learns_from_rewards and not samples:
-        what = (
-            "{kind} trains on answers that it samples: give the config rollouts = dict(type=Rollouts, "
-            "rewards=[...]), and train_dataloader a build_prompt_dataset"
-        )
-        raise ConfigError(translate(what, kind=kind))
+        raise ConfigError(faults.no_rollouts(kind))
     if samples and not model.learns_from_rewards:
         what = "rollouts is given, but model.type is {kind}, which does not learn from rewards: use GRPO"
         raise ConfigError(translate(what, kind=kind))

@@ -37,9 +37,8 @@ class Training:
     bits: int = 16  # 4 or 8: the layers' matrices are quantised
     double_quant: bool = True
     rank: int = 0  # of LoRA; 0: full fine-tuning, or an adapter of another type
-    adapter: tuple[Tensors, ...] | None = (
-        None  # of another type; (): nothing of the language model is trained
-    )
+    # Of another type; (): nothing of the language model is trained.
+    adapter: tuple[Tensors, ...] | None = None
     part: Part | None = None  # without an adapter: what is trained, if it is not all
     targets: tuple[str, ...] | None = None  # last words of their names; None: all matrices of the layers
     whole_rank: bool = False  # each expert has the rank, not all together that a token passes

@@ -112,12 +112,6 @@ class GRPO(ReferencedModel):
 
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of tokens or answers in the mean."""
-        if "advantages" not in data:
-            what = (
-                "{method} trains on answers that it samples: give the config rollouts = "
-                "dict(type=Rollouts, rewards=[...]), and train_dataloader a build_prompt_dataset"
-            )
-            raise ConfigError(translate(what, method=type(self).__name__))
         over_tokens = self.loss_type in _OVER_TOKENS
         return len(loss_positions(data)[0]) if over_tokens else len(data["advantages"])
 

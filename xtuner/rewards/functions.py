@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ConfigError
-from xtuner.language import translate
+from xtuner.rewards import faults
 
 
 def find_function(name: str, option: str) -> Callable[..., Any]:
@@ -22,22 +22,18 @@ def find_function(name: str, option: str) -> Callable[..., Any]:
     module, _, function = name.rpartition(":")
     found = getattr(_load(module, name, option), function, None)
     if not callable(found):
-        what = "{option} {name}: there is no function {function}"
-        raise ConfigError(translate(what, option=option, name=name, function=function))
+        raise ConfigError(faults.no_function(name, option))
     return found
 
 
-def check_takes(function: Callable[..., Any], name: str, option: str) -> None:
+def check_takes(function: Callable[..., Any], name: str) -> None:
     """ConfigError if `function` cannot be called with a question, an answer and a row."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a callable without a signature
         return
-    try:
-        signature.bind("question", "answer", {})
-    except TypeError:
-        what = "{option} {name}: the function takes {signature}, but is called with (question, answer, row)"
-        raise ConfigError(translate(what, option=option, name=name, signature=signature)) from None
+    if wrong := faults.wrong_arguments(name, signature):
+        raise ConfigError(wrong)
 
 
 def _load(module: str, name: str, option: str) -> Any:
@@ -52,5 +48,4 @@ def _load(module: str, name: str, option: str) -> Any:
         spec.loader.exec_module(loaded)
         return loaded
     except (ImportError, OSError, SyntaxError) as error:
-        what = "{option} {name} cannot be loaded: {error}"
-        raise ConfigError(translate(what, option=option, name=name, error=error)) from error
+        raise ConfigError(faults.not_loaded(name, option, error)) from error

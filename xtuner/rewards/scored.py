@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.errors import ConfigError, DataError, XTunerError, did_you_mean
+from xtuner.errors import ConfigError, DataError, XTunerError
 from xtuner.language import translate
+from xtuner.rewards import faults
 from xtuner.rewards.compare import BY_NAME
 from xtuner.rewards.functions import check_takes, find_function
-
-_OPTION = "rollouts.rewards"
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,11 @@ class Rewards:
     def __init__(self, rewards: Any, weights: Sequence[float] | None = None) -> None:
         given = list(rewards) if isinstance(rewards, (list, tuple)) else [rewards]
         if not given or None in given:
-            what = "{option} is empty: name a function, such as rewards=['my.py:reward'], or one of {names}"
-            raise ConfigError(translate(what, option=_OPTION, names=", ".join(BY_NAME)))
+            raise ConfigError(faults.no_rewards())
         self._rewards = [make_reward(one) for one in given]
         self.weights = np.array([1.0] * len(given) if weights is None else list(weights), np.float64)
         if len(self.weights) != len(given):
-            what = "rollouts.weights has {weights} numbers for {rewards} rewards: give one for each"
-            raise ConfigError(translate(what, weights=len(self.weights), rewards=len(given)))
+            raise ConfigError(faults.other_count(len(self.weights), len(given)))
 
     @property
     def names(self) -> list[str]:
@@ -94,8 +91,8 @@ def make_reward(given: Any) -> Reward:
             "{option} has {value!r:.80}: a reward is a function (question, answer, row), its name "
             "FILE.py:function, one of {names}, or dict(type=Matches, pattern=...)"
         )
-        raise ConfigError(translate(what, option=_OPTION, value=given, names=", ".join(BY_NAME)))
-    check_takes(given, str(name), _OPTION)
+        raise ConfigError(translate(what, option=faults.OPTION, value=given, names=", ".join(BY_NAME)))
+    check_takes(given, str(name))
     return Reward(str(name), lambda answers: [_called(given, str(name), answer) for answer in answers])
 
 
@@ -104,10 +101,8 @@ def _by_name(name: str) -> Reward:
         compare = BY_NAME[name]
         return Reward(name, lambda answers: [compare(a.text, _reference(a, name)) for a in answers])
     if ":" not in name:
-        what = "{option} {name}: there is no such reward.{hint} Rewards: {names}, or FILE.py:FUNCTION"
-        hint, names = did_you_mean(name, BY_NAME), ", ".join(BY_NAME)
-        raise ConfigError(translate(what, option=_OPTION, name=name, hint=hint, names=names))
-    return make_reward(find_function(name, _OPTION))
+        raise ConfigError(faults.no_such_name(name))
+    return make_reward(find_function(name, faults.OPTION))
 
 
 def _reference(answer: Answer, name: str) -> str:
