@@ -309,45 +309,47 @@ def build_llm(
     if peft_model:
         lora.check_peft_model(peft_model)
     full = lora_cfg is None and peft_model is None and not frozen
-    model: Any = llm
-    if isinstance(llm, nn.Module):
-        if max_position_embeddings:
-            raise ConfigError(
-                translate(
-                    "model.max_position_embeddings needs model.llm as a dict, because rope is scaled "
-                    "before loading"
-                )
-            )
-        loading.register_families()
-        loading.use_our_attention(model)
-        loading.prepare_for_training(model, tokenizer, full=full, text_only=text_only)
-    else:
-        model = loading.load_llm(
-            dict(llm),
-            tokenizer=tokenizer,
-            max_position_embeddings=max_position_embeddings,
-            full=full,
-            text_only=text_only,
-        )
-    if peft_model and lora.is_adapter_folder(peft_model):
-        model = lora.attach_adapter(model, peft_model, trainable=True)
-        lora.tell_unused_settings(lora_cfg, peft_model)
-    elif lora_cfg is not None:
-        model = (adapt or lora.apply_lora)(model, lora_cfg)
-        if peft_model:
-            lora.continue_from(model, peft_model)
-    elif peft_model:
-        raise ConfigError(
-            translate(
-                "model.peft_model = {peft_model!r} is not an adapter folder: to continue from a "
-                "checkpoint, give its settings in model.lora too",
-                peft_model=peft_model,
-            )
-        )
+    model = _loaded(llm, tokenizer, max_position_embeddings, full=full, text_only=text_only)
+    if lora_cfg is not None or peft_model:
+        model = _adapted(model, lora_cfg, peft_model, adapt or lora.apply_lora)
     elif frozen:
         model.requires_grad_(False)
     fuse(model)
     scale_by_sample(model)
+    return model
+
+
+def _loaded(llm: Mapping[str, Any] | nn.Module, tokenizer: Any, positions: int | None, **how: bool) -> Any:
+    """The model of a config, or the given one, ready to train; `how` is for `prepare_for_training`."""
+    if not isinstance(llm, nn.Module):
+        return loading.load_llm(dict(llm), tokenizer=tokenizer, max_position_embeddings=positions, **how)
+    if positions:
+        what = (
+            "model.max_position_embeddings needs model.llm as a dict, because rope is scaled before loading"
+        )
+        raise ConfigError(translate(what))
+    model: Any = llm
+    loading.register_families()
+    loading.use_our_attention(model)
+    loading.prepare_for_training(model, tokenizer, **how)
+    return model
+
+
+def _adapted(model: Any, lora_cfg: Any, peft_model: str | None, adapt: Adapt) -> Any:
+    """`model` with the adapter of a folder, or with a new one, which may continue from a checkpoint."""
+    if peft_model and lora.is_adapter_folder(peft_model):
+        model = lora.attach_adapter(model, peft_model, trainable=True)
+        lora.tell_unused_settings(lora_cfg, peft_model)
+    elif lora_cfg is not None:
+        model = adapt(model, lora_cfg)
+        if peft_model:
+            lora.continue_from(model, peft_model)
+    else:
+        what = (
+            "model.peft_model = {peft_model!r} is not an adapter folder: to continue from a checkpoint, give "
+            "its settings in model.lora too"
+        )
+        raise ConfigError(translate(what, peft_model=peft_model))
     return model
 
 
