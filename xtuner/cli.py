@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import importlib
 import io
@@ -16,7 +18,8 @@ import os
 import re
 import signal
 import sys
-from typing import Any, NamedTuple
+import threading
+from typing import Any, NamedTuple, NoReturn
 
 from xtuner import __version__, dist
 from xtuner.errors import XTunerError, did_you_mean
@@ -285,8 +288,14 @@ def entry() -> None:
     # Thousands of imported modules are never garbage: collecting every 700 objects takes a fifth of the
     # import time, and again at exit.
     gc.set_threshold(20_000, 20, 20)
+    code: Any
     try:
         code = main()
+    except SystemExit as stop:
+        code = stop.code
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
     finally:
         # Frozen objects are never freed, which Triton would report on stderr.
         if "triton" not in sys.modules:
@@ -294,7 +303,24 @@ def entry() -> None:
         # From here a signal ends the process instead of raising in a library's exit function.
         for number in (signal.SIGINT, *numbers):
             signal.signal(number, signal.SIG_DFL)
+    if dist.is_launched() and isinstance(code, int):
+        _end(code)
     sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End a process of several: Python ends its threads and calls the exit functions, but frees nothing.
+
+    A thread of gloo frees tensors some time after their exchange, for which it needs Python. If Python is
+    being taken apart, torch 2.13 calls std::terminate: a run that is done would be killed by SIGABRT.
+    multiprocessing ends its processes in the same way.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
 
 
 def _stop(number: int, _frame: Any) -> None:
