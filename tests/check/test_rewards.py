@@ -68,7 +68,7 @@ def check(here, capsys):
         (["rollouts.max_new_tokens=0"], "rollouts.max_new_tokens is 0; it must be a whole number of at"),
         (["rollouts.weights=[1,2]"], "rollouts.weights has 2 numbers for 1 rewards"),
         (["rollouts.cout=3"], "Did you mean 'count'?"),
-        (["fsdp=True"], "rollouts does not go with fsdp, because each process samples with the whole"),
+        (["deepspeed=zero3"], "rollouts does not go with deepspeed, because each process samples with"),
         (["sequence_parallel_size=2"], "rollouts does not go with sequence_parallel_size"),
         (["train_cfg.spike_ratio=2"], "rollouts does not go with train_cfg.spike_ratio"),
     ],

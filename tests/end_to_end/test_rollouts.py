@@ -39,7 +39,7 @@ batch_size = 4
 accumulative_counts = 1
 iterations = 1
 interval = 2
-lora = None
+with_lora = False
 beta = 0.0
 loss_type = "dapo"
 lr = 3e-3
@@ -50,6 +50,7 @@ rewards = ["own.py:letters"]
 tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path="model")
 llm = dict(type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path="model",
            torch_dtype=torch.float32)
+lora = dict(type=LoraConfig, r=4) if with_lora else None
 model = dict(type=GRPO, llm=llm, lora=lora, beta=beta, loss_type=loss_type)
 prompts = dict(
     type=build_prompt_dataset, dataset=dict(type=load_dataset, path="json", data_files=["d.jsonl"]),
@@ -144,13 +145,11 @@ def test_the_reward_rises_and_is_validated(here, capsys):
     [
         ["accumulative_counts=2", "max_iters=8", "interval=4"],
         ["iterations=2", "loss_type=grpo"],
-        ["iterations=3", "max_iters=6", "interval=3", "beta=0.1"],
+        ["iterations=3", "max_iters=6", "interval=3", "beta=0.1", "with_lora=True"],
     ],
 )
 def test_a_resumed_run_is_equal_to_the_bit(here, options):
     """Also within several updates on the same answers, which the checkpoint holds; the last with LoRA."""
-    if "beta=0.1" in options:
-        Path("c.py").write_text(CONFIG.replace("lora = None", "lora = dict(type=LoraConfig, r=4)"))
     train("whole", *options)
     last = 8 if "max_iters=8" in options else 6 if "max_iters=6" in options else 4
     half = last // 2
@@ -276,18 +275,31 @@ def test_a_reward_model_is_a_reward(here, scoring_dir):
         assert scorer != 0
 
 
+FSDP = ["fsdp=True", "default_hooks.checkpoint.sharded=False"]
+
+
 @pytest.mark.slow
-def test_two_processes_train_as_one(here):
-    """Each has its own prompts; together the update has the same answers."""
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        [*FSDP, "val_dataloader.held_out=0.1"],
+        [*FSDP, "iterations=2", "accumulative_counts=2", "max_iters=4", "interval=4"],
+        [*FSDP, "beta=0.1", "with_lora=True"],
+    ],
+)
+def test_two_processes_train_as_one(here, options):
+    """Each has its own prompts, if there are enough; together the update has the same answers."""
     env = {**os.environ, "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
-    options = ["lr=1e-3", "max_iters=2"]
-    train("one", *options)
+    options = ["lr=1e-3", "max_iters=2", *options]
+    train("one", *(option for option in options if option not in FSDP))
     command = [sys.executable, "-m", "xtuner", "train", "c.py", "--work-dir", "two", "--cfg-options"]
     subprocess.run([*command, *options, "batch_size=2"], env=env, check=True, timeout=120)
-    assert_equal(weights("one", 2), weights("two", 2), rtol=1e-3, atol=2e-5)
+    last = max(numbers("one"))
+    assert_equal(weights("one", last), weights("two", last), rtol=1e-3, atol=2e-5)
     one, two = (numbers(name) for name in ("one", "two"))
     assert one[1] == pytest.approx(two[1], rel=1e-4, abs=1e-6)
-    assert one[2] == pytest.approx(two[2], rel=1e-3, abs=1e-6)
+    assert one[last] == pytest.approx(two[last], rel=1e-3, abs=1e-6)
     assert scalars("one")[-1]["val/reward"] == pytest.approx(scalars("two")[-1]["val/reward"])
 
 

@@ -85,6 +85,10 @@ class Backend:
         """What `make` returns; it calls the language model by itself, on all processes alike."""
         return make()
 
+    def sample_apart(self, make: Callable[[], T]) -> T:
+        """The same, each process with answers of its own; every process must come here."""
+        return make()
+
     def update(self, optim_wrapper: OptimWrapper) -> Update | PendingUpdate:
         """Clip, step, clear."""
         return optim_wrapper.update()
@@ -263,6 +267,25 @@ class FSDPBackend(_ManyBackend):
 
     def sample(self, make: Callable[[], T]) -> T:
         return self.model.call_inside(make)
+
+    def sample_apart(self, make: Callable[[], T]) -> T:
+        from torch.distributed.fsdp import FSDPModule
+
+        # Answers differ in length, so no process may need another one for the next token.
+        layers = [m for m in self.model.modules() if isinstance(m, FSDPModule) and m is not self.model]
+
+        def make_with_whole_layers() -> T:
+            try:
+                for layer in layers:
+                    layer.set_reshard_after_forward(False, recurse=False)
+                    layer.unshard()
+                return make()
+            finally:
+                for layer in layers:
+                    layer.set_reshard_after_forward(True, recurse=False)
+                    layer.reshard()
+
+        return self.sample(make_with_whole_layers)
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         kind = type(optim_wrapper.optimizer)

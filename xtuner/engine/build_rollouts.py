@@ -24,7 +24,6 @@ def rollouts_of(run: Run) -> Rollouts:
     """The settings of `rollouts`; ConfigError for what cannot train with them."""
     cfg = run.cfg
     asked = {
-        "fsdp": run.backend.name == "fsdp",
         "deepspeed": run.backend.name == "deepspeed",
         "sequence_parallel_size": run.world.sequence_size > 1,
         "train_cfg.spike_ratio": cfg.train_cfg.get("spike_ratio"),

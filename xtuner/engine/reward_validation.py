@@ -44,13 +44,11 @@ class RewardValLoop(ValLoop):
         own = list(range(len(self.dataset)))[run.world.rank :: size]
         sampling = self.rollouts.sampling(self.dataset, temperature=0.0)
         total = torch.zeros(4 + len(self.rollouts.rewards.names), dtype=torch.float64)
-        # As many rounds on all processes, which stop together.
+        # As many rounds on all processes, which stop together; one may have no prompt in the last.
         for start in range(0, -(-len(self.dataset) // size), PROMPTS_AT_ONCE):
             if run.train_loop is not None and run.train_loop.stop_asked():
                 return None
             some = own[start : start + PROMPTS_AT_ONCE]
-            if not some:
-                continue
             found = answers_to(run, self.rollouts, self.dataset, some, [sampling] * len(some))
             lengths = sum(len(completion.ids) for completion in found.completions)
             numbers = [len(some), found.rewards.sum(), lengths, found.is_cut.sum(), *found.scores.sum(0)]

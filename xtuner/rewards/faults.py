@@ -10,11 +10,9 @@ from xtuner.rewards.compare import BY_NAME
 
 OPTION = "rollouts.rewards"
 
-_WHOLE = "each process samples with the whole model"
 _MEASURED = "validation measures the rewards"
 NOT_TOGETHER = {
-    "fsdp": _WHOLE,
-    "deepspeed": _WHOLE,
+    "deepspeed": "each process samples with the whole model",
     "sequence_parallel_size": "each process samples whole answers",
     "train_cfg.spike_ratio": "the loss of an update is no measure",
     "val_evaluator": _MEASURED,

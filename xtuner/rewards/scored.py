@@ -73,6 +73,8 @@ class Rewards:
     def score(self, answers: Sequence[Answer]) -> np.ndarray:
         """The numbers `[answers, rewards]`; DataError with row, answer and function if one is missing."""
         found = np.zeros((len(answers), len(self._rewards)))
+        if not answers:
+            return found
         for column, reward in enumerate(self._rewards):
             for row, (answer, value) in enumerate(zip(answers, reward.score(answers), strict=True)):
                 found[row, column] = _checked(value, reward.name, answer)

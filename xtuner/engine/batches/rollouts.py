@@ -127,7 +127,7 @@ def answers_to(
 
     # `xtuner test` has no optimizer.
     with run.optim_wrapper.autocast() if run.optim_wrapper else contextlib.nullcontext():
-        completions = run.backend.sample(sample)
+        completions = run.backend.sample_apart(sample)
     answers = [
         Answer(p.asked.shown, c.text, p.asked.reference, p.row, p.place, p.asked.messages)
         for p, c in zip(of_answers, completions, strict=True)
