@@ -141,6 +141,11 @@ MADE = {
             "write its whole name, such as 'torch.optim.AdamW'. Did you mean 'CosineAnnealingLR'?",
         ),
         ({"default_hooks": {"logger": {"interval": 1}}}, "default_hooks.logger has no type: add type=..., "),
+        (
+            {"model": {**MADE["model"], "type": "SupervisedFinetune"}},
+            "model.type is 'SupervisedFinetune', which names nothing; import it in the config, or write its "
+            "whole name, such as 'xtuner.model.SupervisedFinetune'.",
+        ),
         ({"custom_hooks": [{"type": "MyHook"}]}, "custom_hooks.0.type is 'MyHook', which names nothing"),
         ({"model": {}}, "model has no type"),
         ({"model": {**MADE["model"], "llm": 5}}, "model.llm is 5; it must be a dict(type=...)"),

@@ -183,6 +183,28 @@ def test_an_error_in_the_file_names_its_line():
         parse_config("max_epochs = 1\nb = max_epoch\n", "c.py")
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("torch", "import torch"),
+        ("LoraConfig", "from peft import LoraConfig"),
+        ("AutoTokenizer", "from transformers import AutoTokenizer"),
+        ("AdamW", "from torch.optim import AdamW"),
+        ("EarlyStoppingHook", "from xtuner.engine.hooks import EarlyStoppingHook"),
+        ("KTO", "from xtuner.model.kto import KTO"),
+        ("load_dataset", "from xtuner.dataset import load_dataset"),
+        ("PROMPT_TEMPLATE", "from xtuner.utils import PROMPT_TEMPLATE"),
+    ],
+)
+def test_a_name_that_is_not_imported_comes_with_its_import(name, line):
+    """With the line that the error names, the config loads."""
+    text = f"part = dict(type={name})\n"
+    with pytest.raises(ConfigError) as error:
+        parse_config(text, "c.py")
+    assert str(error.value).endswith(f"name '{name}' is not defined. Add the line: {line}")
+    assert parse_config(f"{line}\n{text}", "c.py").part.type.resolve()
+
+
 def test_calling_an_imported_name_says_what_to_write():
     with pytest.raises(ConfigError, match=r"c\.py:1: peft\.LoraConfig is called.*dict\(type=LoraConfig"):
         parse_config("from peft import LoraConfig\nlora = LoraConfig(r=8)\n", "c.py")

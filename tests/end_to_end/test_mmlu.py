@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from xtuner import cli
+from xtuner.errors import ConfigError
 from xtuner.evaluation import BaseMetric, MMLUMetric
 
 NAME = "internlm_7b_qlora_oasst1_mmlu_e3"
@@ -149,3 +150,9 @@ def test_an_unknown_subject_is_an_error():
     metric = MMLUMetric.__new__(MMLUMetric)
     with pytest.raises(DataError, match="MMLU has no subject 'lawx'"):
         metric.compute_metrics([("lawx", True)])
+
+
+def test_data_without_questions_is_refused(tokenizer):
+    metric = MMLUMetric(tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match=r"has none: copy the dataloaders of .*mmlu_collate_fn"):
+        metric.process({"data": {"input_ids": torch.ones(1, 4)}, "data_samples": None}, [])

@@ -138,6 +138,7 @@ CONFIG = {
     "{path} is {value!r}; use one of {names}": "{path} 为 {value!r}，可选值：{names}",
     "{path} is empty: name a file or folder": "{path} 为空：请写出文件或目录",
     " Did you mean {names}?": " 你是不是想写 {names}？",
+    " Add the line: {line}": " 请加上这一行：{line}",
     "the config has no {key}.{hint}": "配置中没有 {key}。{hint}",
     "the config has no {name!r}.{hint}": "配置中没有 {name!r}。{hint}",
     "{path} has no key {key!r}.{hint}": "{path} 没有键 {key!r}。{hint}",
@@ -168,8 +169,8 @@ CONFIG = {
         "{path} 没有 type：请加上 type=...，即它所属的类"
     ),
     "{path}.type is {kind!r}, which names nothing{how}": "{path}.type 为 {kind!r}，没有这个名称{how}",
-    "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'.{hint}": (
-        "；请在配置中导入它，或写出全名，例如 'torch.optim.AdamW'。{hint}"
+    "; import it in the config, or write its whole name, such as {example!r}.{hint}": (
+        "；请在配置中导入它，或写出全名，例如 {example!r}。{hint}"
     ),
     "{path}.{key}: no model takes {key!r}.{hint}": "{path}.{key}: 没有模型接受 {key!r}。{hint}",
     "there is no config file {path!r}{near}": "没有配置文件 {path!r}{near}",

@@ -153,8 +153,8 @@ ENGINE = {
     "Early stopping: %s is %.4f, better than stopping_threshold = %.4f": (
         "提前停止：%s 为 %.4f，优于 stopping_threshold = %.4f"
     ),
-    "Early stopping: the best %s is %s, and the last %d validations were not better": (
-        "提前停止：最好的 %s 为 %s，最近 %d 次验证没有更好"
+    "Early stopping: none of the last %d validations was better than %s %s by more than %s": (
+        "提前停止：最近 %d 次验证没有一次比 %s %s 好 %s 以上"
     ),
     "{kind} is not a hook: it has none of the methods {names}": "{kind} 不是钩子：方法 {names} 一个也没有",
     "priority {value!r} of {kind} is unknown.{hint}": "{kind} 的优先级 {value!r} 未知。{hint}",

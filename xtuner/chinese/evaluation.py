@@ -209,6 +209,11 @@ EVALUATION = {
     "validation does not measure {name!r}.{hint} It measures {names}": (
         "验证中没有指标 {name!r}。{hint} 验证的指标有 {names}"
     ),
+    "MMLUMetric measures the questions of MMLU, and this data has none: copy the dataloaders of "
+    "internlm_7b_qlora_oasst1_mmlu_e3, with collate_fn=dict(type=mmlu_collate_fn)": (
+        "MMLUMetric 测量 MMLU 的题目，而这些数据里没有：请照抄 internlm_7b_qlora_oasst1_mmlu_e3 的 "
+        "dataloader，并用 collate_fn=dict(type=mmlu_collate_fn)"
+    ),
     "MMLU has no subject {subject!r}": "MMLU 没有科目 {subject!r}",
     "mmlu_collate_fn: an item has no {name!r}: its rows need it, and the data set neither "
     "pack_to_max_length nor remove_unused_columns": (

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from xtuner.config.import_lines import import_line
 from xtuner.config.ref import Ref, path_of
 from xtuner.config.schema import RUN_KEYS
 from xtuner.errors import ConfigError, NotFoundError, did_you_mean
@@ -255,10 +256,17 @@ def _run(text: str, filename: str) -> dict[str, Any]:
         raise
     except Exception as error:
         line = _line_in(error, filename)
-        hint = did_you_mean(error.name, namespace) if isinstance(error, NameError) and error.name else ""
+        hint = _cure(error.name, namespace) if isinstance(error, NameError) and error.name else ""
         raise ConfigError(f"{filename}{line}: {type(error).__name__}: {error}.{hint}") from error
     scope["__import__"] = real_import  # functions of the file import real modules
     return namespace
+
+
+def _cure(name: str, namespace: dict[str, Any]) -> str:
+    """What to write for a name that is not defined: the line that imports it, or a similar name."""
+    if line := import_line(name):
+        return translate(" Add the line: {line}", line=line)
+    return did_you_mean(name, namespace)
 
 
 def _line_in(error: BaseException, filename: str) -> str:

@@ -11,6 +11,7 @@ import importlib
 import sys
 from typing import Any
 
+from xtuner.config.import_lines import whole_name
 from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
 from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
@@ -27,7 +28,7 @@ _PACKAGES = (
     "bitsandbytes",
     "schedulefree",
 )
-HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'.{hint}"
+HOW_TO_NAME = "; import it in the config, or write its whole name, such as {example!r}.{hint}"
 
 
 class Ref:
@@ -203,4 +204,5 @@ def dotted_ref(value: Any) -> Ref | None:
 
 def how_to_name(kind: Any) -> str:
     """The end of the message that a type names nothing: how types are named, and the nearest short name."""
-    return translate(HOW_TO_NAME, hint=did_you_mean(str(kind), BY_SHORT_NAME))
+    example = whole_name(str(kind)) or "torch.optim.AdamW"
+    return translate(HOW_TO_NAME, example=example, hint=did_you_mean(str(kind), BY_SHORT_NAME))

@@ -77,9 +77,11 @@ class EarlyStoppingHook(Hook):
             what = translate("Early stopping: %s is %.4f, better than stopping_threshold = %.4f")
             logger.info(what, name, value, self.stopping_threshold)
         elif self._num_waited >= self.patience:
-            what = translate("Early stopping: the best %s is %s, and the last %d validations were not better")
+            what = translate(
+                "Early stopping: none of the last %d validations was better than %s %s by more than %s"
+            )
             best = None if self._best is None else f"{self._best:.4f}"
-            logger.info(what, name, best, self._num_waited)
+            logger.info(what, self._num_waited, name, best, self.min_delta)
         else:
             return
         runner.train_loop.stop_training = True

@@ -6,13 +6,13 @@ five_shot_mmlu_val.json   [{"subject": "law", "input": "... A. one B. two ... An
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from xtuner.errors import DataError
+from xtuner.errors import ConfigError, DataError
 from xtuner.evaluation.metrics.base import BaseMetric
 from xtuner.evaluation.text.subjects import MMLU_CATEGORIES, MMLU_FIELDS
 from xtuner.language import translate
@@ -32,6 +32,13 @@ class MMLUMetric(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         given, data = data_batch["data_samples"], data_batch["data"]
+        if not isinstance(given, Mapping) or "subjects" not in given:
+            raise ConfigError(
+                translate(
+                    "MMLUMetric measures the questions of MMLU, and this data has none: copy the dataloaders "
+                    "of internlm_7b_qlora_oasst1_mmlu_e3, with collate_fn=dict(type=mmlu_collate_fn)"
+                )
+            )
         lengths = data["attention_mask"].sum(1).tolist()
         parts = zip(given["labels"], given["subjects"], lengths, data_samples, strict=True)
         for label, subject, length, sample in parts:
