@@ -18,6 +18,7 @@ from xtuner.cli import COMMANDS, main
 from xtuner.config.mmengine_names import GONE
 from xtuner.config.ref import HOW_TO_NAME
 from xtuner.config.schema import CLASHES, VALUES
+from xtuner.config.streaming import _UNKNOWN as UNKNOWN_LENGTH
 from xtuner.config.unsupported import NAMES as LATER
 from xtuner.dataset.encoding.chat_template import EARLIER_THINKING, THINKING
 from xtuner.dataset.encoding.message_forms import FORMS
@@ -27,7 +28,6 @@ from xtuner.dataset.preferences.samples import EQUAL, TIED
 from xtuner.dataset.reading.files import AT_LINE
 from xtuner.dataset.reading.load import _NOT_HERE as NOT_HERE
 from xtuner.dataset.reading.tables import ParquetFile
-from xtuner.engine.batches.streamed import _UNKNOWN as UNKNOWN_LENGTH
 from xtuner.errors import XTunerError
 from xtuner.estimate import forecast
 from xtuner.families import FAMILIES

@@ -54,6 +54,17 @@ def test_all_errors_come_at_once(load):
     assert list(error.value.args) == found
 
 
+@pytest.mark.parametrize("dataset", [{"streaming": True}, {"datasets": [{}, {"streaming": True}]}])
+def test_epochs_of_streamed_data_are_errors(load, dataset):
+    """Of the data set itself, and of one that is mixed."""
+    config = load()
+    config.param_scheduler = [{"by_epoch": True}]
+    assert not any("counts epochs" in m for m in messages(check_config(config).errors))
+    config.train_dataloader = {"dataset": dataset}
+    found = messages(check_config(config).errors)
+    assert sum("param_scheduler.0 counts epochs, and with streaming = True" in m for m in found) == 1
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

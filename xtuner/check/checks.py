@@ -15,6 +15,7 @@ from xtuner.check.rewards import reward_faults
 from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
 from xtuner.config.schema import Fault, built_parts, find_faults, is_of_value, passed_on
+from xtuner.config.streaming import streaming_faults
 from xtuner.config.trackers import find_unknown_trackers
 from xtuner.errors import ConfigError
 from xtuner.estimate.forecast import Forecast, forecast, shortages
@@ -58,6 +59,7 @@ def check_config(
             [
                 *find_faults(config),
                 *find_unknown_trackers(config),
+                *streaming_faults(config),
                 *unmade(config),
                 *names.faults,
                 *file_faults(config),

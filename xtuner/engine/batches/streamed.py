@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from xtuner.config.streaming import epoch_faults
 from xtuner.dataset.items.streamed import Stream
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 
 FOREVER = 10**9
-_UNKNOWN = "with streaming = True the length of an epoch is not known"
 
 
 class StreamBatches:
@@ -141,38 +141,8 @@ def _same(value: Any) -> Any:
 
 def check_stream_config(cfg: Mapping[str, Any]) -> None:
     """Raise ConfigError for settings in epochs, which have no known length."""
-    faults = []
-    if (epochs := cfg["train_cfg"].get("max_epochs")) is not None:
-        faults.append(
-            translate(
-                "train_cfg.max_epochs is {epochs}, and {why}: give train_cfg = dict(type=TrainLoop, "
-                "max_iters=...) instead",
-                epochs=epochs,
-                why=translate(_UNKNOWN),
-            )
-        )
-    schedules = cfg.get("param_scheduler") or []
-    for number, one in enumerate(schedules if isinstance(schedules, list) else [schedules]):
-        if isinstance(one, Mapping) and one.get("by_epoch", True):
-            faults.append(
-                translate(
-                    "param_scheduler.{number} counts epochs, and {why}: set by_epoch = False, and begin and "
-                    "end in iterations",
-                    number=number,
-                    why=translate(_UNKNOWN),
-                )
-            )
-    saving = (cfg.get("default_hooks") or {}).get("checkpoint")
-    if isinstance(saving, Mapping) and saving.get("by_epoch", True) and saving.get("interval", -1) > 0:
-        faults.append(
-            translate(
-                "default_hooks.checkpoint counts epochs, and {why}: set by_epoch = False, and interval in "
-                "iterations",
-                why=translate(_UNKNOWN),
-            )
-        )
-    if faults:
-        raise ConfigError(*faults)
+    if faults := epoch_faults(cfg):
+        raise ConfigError(*[fault.message for fault in faults])
     say_once(
         "streaming: rows are shuffled in the buffer of process_hf_dataset; "
         "train_dataloader.sampler, batch_sampler and drop_last are not used",
