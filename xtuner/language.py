@@ -15,10 +15,12 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 LANGUAGES = ("en", "zh")
 _VARIABLE = "XTUNER_LANG"
+_HERE: ContextVar[str | None] = ContextVar("language", default=None)
 
 _WIDE, _OPENING, _CLOSING = "\u2e80-\u9fff\uff00-\uffef", "（《「", "，。；：！？）、》」"
 # What a line may not be broken within: a word or a Chinese character, and the punctuation at it.
@@ -27,6 +29,8 @@ _UNIT = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*")
 
 def language() -> str:
     """`zh` or `en`."""
+    if here := _HERE.get():
+        return here
     names = (_VARIABLE, "LC_ALL", "LC_MESSAGES", "LANG")
     locale = next((value for name in names if (value := os.environ.get(name))), "")
     return "zh" if locale.lower().startswith("zh") else "en"
@@ -45,6 +49,16 @@ def speaking(lang: str | None) -> Iterator[None]:
             os.environ.pop(_VARIABLE, None)
         else:
             os.environ[_VARIABLE] = before
+
+
+@contextlib.contextmanager
+def speaking_here(lang: str | None) -> Iterator[None]:
+    """Speak `lang` within, in this thread or task alone; None: what the environment says."""
+    token = _HERE.set(lang)
+    try:
+        yield
+    finally:
+        _HERE.reset(token)
 
 
 def translate(text: str, /, **values: Any) -> str:

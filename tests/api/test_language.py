@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from xtuner import chinese, errors, language, model_folder
+from xtuner.chat.commands import COMMANDS as TYPED
+from xtuner.chat.line_input import PROMPT
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
 from xtuner.config.mmengine_names import GONE
@@ -167,15 +169,21 @@ def tables():
     yield from (text for one in FORMATS for text in (one.reason, one.announcement, one.also) if text)
     yield from (layers._COST, linear._COST)
     yield from (THINKING, EARLIER_THINKING, CHOOSES, SENSES, READ, MORE)
+    yield PROMPT
+    yield from (command.help for command in TYPED.values())
+    yield from ("1 or more", "0 or more", "above 0", "above 0 and at most 1", "0 (all) or more")
+    yield from ("0 (always the likeliest) or more", "0 (any that is free) to 65535")
     yield from (AT_LINE, ParquetFile.place_text, NOT_HERE, UNKNOWN_LENGTH)
 
 
 ERRORS = {
     name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, XTunerError)
 }
+# What clients of the server read: xtuner/chat/server/__init__.py says why it is English.
+OF_CLIENTS = {f"chat/server/{name}.py" for name in ("forms", "images", "prompts", "requests")}
 # Rooms whose messages have no Chinese yet.
-ENGLISH = {"chat", "convert", "demo", "prepare", "recipes", "tools"}
-# Lines that scripts look for.
+ENGLISH = {"convert", "demo", "prepare", "recipes", "tools"}
+# What scripts look for, and commands.
 MARKS = {
     "Exp name: %s",
     "Iter(val) [%s/%d]  %s",
@@ -185,6 +193,12 @@ MARKS = {
     "after_train in EvaluateChatHook.",
     "DeepSpeed %s",
     ".type: ",  # of a setting
+    "xtuner: error: ",
+    "xtuner: warning: ",
+    "xtuner: stopped",
+    *("xtuner: error: --lang is ", "; use one of "),  # of a language that is not known
+    "xtuner convert pth_to_hf ",  # a command
+    *(" OUT", "PATTERN: "),
 }
 
 
@@ -198,10 +212,12 @@ def _words(node):
 
 
 def _messages(node):
-    """What a call puts into an error or the log as it is."""
+    """What a call puts into an error, the log or the terminal as it is."""
     name = getattr(node.func, "id", "") or getattr(node.func, "attr", "")
     of = getattr(getattr(node.func, "value", None), "id", "")
     if name in ERRORS or (of == "logger" and name in ("debug", "info", "warning", "error", "log")):
+        return node.args
+    if name == "print" or ast.unparse(node.func).endswith("screen.say"):
         return node.args
     # Texts as such are looked up; one that is put together is found nowhere.
     is_looked_up = name in ("say_once", "translate") and not isinstance(
@@ -211,15 +227,16 @@ def _messages(node):
 
 
 def test_errors_and_log_lines_are_translated():
-    """Messages are texts of `translate` or `say_once` with values in slots, never composed in English."""
+    """They, and what is printed, are texts of `translate` with values in slots, never composed in English."""
     root = Path(language.__file__).parent
     found = []
     for path in root.rglob("*.py"):
-        if path.relative_to(root).parts[0] in ENGLISH:
+        name = path.relative_to(root)
+        if name.parts[0] in ENGLISH or name.as_posix() in OF_CLIENTS:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and any(word for text in _messages(node) for word in _words(text)):
-                found.append(f"{path.relative_to(root)}:{node.lineno} {ast.unparse(node)[:100]}")
+                found.append(f"{name}:{node.lineno} {ast.unparse(node)[:100]}")
     assert found == []
 
 

@@ -15,6 +15,7 @@ from xtuner.chat.settings import Settings
 from xtuner.generation.generate import Completion, complete
 from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.limits import end_ids
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.scoring.scorer import Scorer
 
@@ -77,7 +78,7 @@ class Answerer:
         found = best_of(self.model, self.tokenizer, ids, messages, scorer, count, **options)
         self.count += count
         show(found.best.text)
-        logger.info("Scores of %d answers: %s", count, found.describe())
+        logger.info(translate("Scores of %d answers: %s"), count, found.describe())
         return found.best
 
     def _options(self, stop_words: Sequence[str]) -> dict[str, Any]:

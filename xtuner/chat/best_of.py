@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.generation.generate import Completion, complete_several
+from xtuner.language import translate
 from xtuner.scoring.scorer import Scorer
 
 
@@ -32,7 +33,7 @@ class Candidates:
 
     def describe(self) -> str:
         """The scores of all answers, with a mark at the best."""
-        marks = {self.number: " (shown)"}
+        marks = {self.number: translate(" (shown)")}
         return ", ".join(f"{score:.4f}{marks.get(n, '')}" for n, score in enumerate(self.scores))
 
 

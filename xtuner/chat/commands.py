@@ -18,6 +18,7 @@ from xtuner.chat.adapters import with_adapter
 from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.errors import DataError, XTunerError, did_you_mean
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.lora import check_adapter_folder
 from xtuner.utils.templates import is_tokenizers_own
@@ -49,12 +50,16 @@ def run_command(dialogue: Dialogue, text: str) -> None:
     name, _, argument = text.partition(" ")
     command = COMMANDS.get(WORDS.get(text.upper(), name))
     if command is None:
-        dialogue.screen.say(f"There is no command {name}.{_near(name)} /help shows all of them.")
+        dialogue.screen.say(
+            translate(
+                "There is no command {name}.{hint} /help shows all of them.", name=name, hint=_near(name)
+            )
+        )
         return
     try:
         command.run(dialogue, argument.strip())
     except XTunerError as error:
-        dialogue.screen.say(f"Error: {error}")
+        dialogue.screen.say(translate("Error: {error}", error=error))
 
 
 def _near(name: str) -> str:
@@ -62,46 +67,53 @@ def _near(name: str) -> str:
 
 
 def _help(dialogue: Dialogue, argument: str) -> None:
-    rows = [(f"{name} {command.argument}".rstrip(), command.help) for name, command in COMMANDS.items()]
-    rows += [("EXIT, RESET", "the same as /exit and /reset")]
+    rows = [
+        (f"{name} {command.argument}".rstrip(), translate(command.help)) for name, command in COMMANDS.items()
+    ]
+    rows += [("EXIT, RESET", translate("the same as /exit and /reset"))]
     width = max(len(usage) for usage, _ in rows)
     dialogue.screen.say("\n".join(f"{usage:{width}}  {help}" for usage, help in rows))
 
 
 def _save(dialogue: Dialogue, argument: str) -> None:
     if not argument:
-        dialogue.screen.say("/save needs the name of a file")
+        dialogue.screen.say(translate("/save needs the name of a file"))
         return
     path = Path(argument).expanduser()
     saved.save(dialogue.session, path)
-    dialogue.screen.say(f"Log: {len(dialogue.session.turns)} turns saved to {path}")
+    dialogue.screen.say(
+        translate("Log: {count} turns saved to {path}", count=len(dialogue.session.turns), path=path)
+    )
 
 
 def _load(dialogue: Dialogue, argument: str) -> None:
     if not argument:
-        dialogue.screen.say("/load needs the name of a file")
+        dialogue.screen.say(translate("/load needs the name of a file"))
         return
     saved.load(dialogue.session, Path(argument).expanduser(), dialogue.answerer.ends)
-    dialogue.screen.say(f"Log: {len(dialogue.session.turns)} turns loaded")
+    dialogue.screen.say(translate("Log: {count} turns loaded", count=len(dialogue.session.turns)))
 
 
 def _system(dialogue: Dialogue, argument: str) -> None:
     if argument:
         dialogue.session.set_system(dialogue.make_system(argument))
     text = dialogue.session.system
-    dialogue.screen.say(f"Log: the system text is: {text}" if text else "Log: there is no system text")
+    said = translate("Log: the system text is: {text}", text=text) if text else ""
+    dialogue.screen.say(said or translate("Log: there is no system text"))
 
 
 def _image(dialogue: Dialogue, argument: str) -> None:
     session = dialogue.session
     if session.pictures is None:
-        raise DataError("this model reads no images")
+        raise DataError(translate("this model reads no images"))
     if dialogue.answerer.scorer is not None:
-        raise DataError("--best-of scores answers to texts: start without it to show images")
+        raise DataError(translate("--best-of scores answers to texts: start without it to show images"))
     if argument:
         session.show(session.pictures.read(Path(_unquoted(argument)).expanduser()))
     names = ", ".join(picture.name for picture in session.shown)
-    dialogue.screen.say(f"Log: the next question is about {names or 'no new image'}")
+    dialogue.screen.say(
+        translate("Log: the next question is about {names}", names=names or translate("no new image"))
+    )
 
 
 def _unquoted(name: str) -> str:
@@ -112,19 +124,20 @@ def _unquoted(name: str) -> str:
 def _undo(dialogue: Dialogue, argument: str) -> None:
     if dialogue.session.shown:
         dialogue.session.shown = ()
-        dialogue.screen.say("Log: The images of the next question have been removed!")
+        dialogue.screen.say(translate("Log: The images of the next question have been removed!"))
         return
     undone = dialogue.session.undo()
-    dialogue.screen.say("Log: The last turn has been removed!" if undone else "Log: there is no turn to undo")
+    said = translate("Log: The last turn has been removed!" if undone else "Log: there is no turn to undo")
+    dialogue.screen.say(said)
 
 
 def _reset(dialogue: Dialogue, argument: str) -> None:
     dialogue.session.reset()
-    dialogue.screen.say("Log: History responses have been removed!")
+    dialogue.screen.say(translate("Log: History responses have been removed!"))
 
 
 def _exit(dialogue: Dialogue, argument: str) -> None:
-    dialogue.screen.say("Log: Exit!")
+    dialogue.screen.say(translate("Log: Exit!"))
     dialogue.ended = True
 
 
@@ -150,11 +163,15 @@ def _adapter(dialogue: Dialogue, argument: str) -> None:
         trained = trained_template([folder]) if folder is not None else None
         if trained is not None and not _is_template_of(dialogue, trained):
             logger.warning(
-                "this adapter was trained with the prompt template %s, but this dialogue has another: "
-                "its answers may be poor",
+                translate(
+                    "this adapter was trained with the prompt template %s, but this dialogue has "
+                    "another: its answers may be poor"
+                ),
                 name_of(trained),
             )
-    dialogue.screen.say(f"Log: the adapter is: {dialogue.adapter or 'none'}")
+    dialogue.screen.say(
+        translate("Log: the adapter is: {adapter}", adapter=dialogue.adapter or translate("none"))
+    )
 
 
 COMMANDS = {

@@ -18,6 +18,7 @@ from xtuner.chat.screen import Screen
 from xtuner.chat.session import Session
 from xtuner.errors import DataError
 from xtuner.generation.generate import Completion
+from xtuner.language import translate
 from xtuner.log import logger
 
 
@@ -49,19 +50,23 @@ class Dialogue:
             # The dialogue continues after a question that does not fit.
             logger.error("%s", e)
             if self.session.shown:
-                logger.warning("its images wait for the next question: /undo removes them")
+                logger.warning(translate("its images wait for the next question: /undo removes them"))
             return
         self.screen.end_answer(_stats(completion))
         if completion.finish == "length":
-            logger.warning("The answer was cut after %d tokens: see --max-new-tokens", len(completion.ids))
+            logger.warning(
+                translate("The answer was cut after %d tokens: see --max-new-tokens"), len(completion.ids)
+            )
 
 
 def _stats(completion: Completion) -> str:
-    text = (
-        f"{len(completion.ids)} tokens, {completion.tokens_per_second:.1f} tokens/s, "
-        f"the first after {completion.first_seconds:.2f} s"
+    text = translate(
+        "{count} tokens, {speed:.1f} tokens/s, the first after {seconds:.2f} s",
+        count=len(completion.ids),
+        speed=completion.tokens_per_second,
+        seconds=completion.first_seconds,
     )
-    return text + ", stopped" if completion.finish == "cancelled" else text
+    return text + translate(", stopped") if completion.finish == "cancelled" else text
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xtuner.language import translate
 from xtuner.log import logger
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def without_controls(text: str) -> str:
     """`text` without control characters; their number is logged."""
     cleaned, count = _CONTROL.subn("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if count:
-        logger.warning("%d control characters were left out of the input", count)
+        logger.warning(translate("%d control characters were left out of the input"), count)
     return cleaned
 
 
@@ -52,7 +53,7 @@ def _from_script() -> Iterator[str]:
         lines: list[str] = []
         while True:
             if not lines:
-                sys.stdout.write(PROMPT)
+                sys.stdout.write(translate(PROMPT))
                 sys.stdout.flush()
             line = sys.stdin.readline()
             if not line or (lines and not line.strip()):
@@ -68,7 +69,7 @@ def _from_script() -> Iterator[str]:
 def _edited(editor: PromptSession[str]) -> Iterator[str]:
     while True:
         try:
-            yield editor.prompt(PROMPT)
+            yield editor.prompt(translate(PROMPT))
         except KeyboardInterrupt:
             continue  # discards the input, as in a shell
         except EOFError:
@@ -142,5 +143,5 @@ def _history_file() -> Path | None:
         with path.open("ab"):
             return path
     except OSError as error:
-        logger.info("Inputs are not kept for the next dialogue: %s", error)
+        logger.info(translate("Inputs are not kept for the next dialogue: %s"), error)
         return None

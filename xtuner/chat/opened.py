@@ -23,6 +23,7 @@ from xtuner.dataset.images.decode import read_image
 from xtuner.errors import ConfigError
 from xtuner.generation.generate import Completion
 from xtuner.generation.limits import context_length
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.scoring.scorer import Scorer, load_scorer
 from xtuner.utils import PROMPT_TEMPLATE
@@ -72,8 +73,8 @@ def _tools(settings: Settings, stack: ExitStack) -> list[Tool]:
             tools += tools_from_file(path)
     names = [tool.name for tool in tools]
     if doubled := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"--tools: there are two tools named {sorted(doubled)[0]!r}")
-    logger.info("Tools: %s", ", ".join(names))
+        raise ConfigError(translate("--tools: there are two tools named {name!r}", name=sorted(doubled)[0]))
+    logger.info(translate("Tools: %s"), ", ".join(names))
     return tools
 
 
@@ -81,7 +82,9 @@ def _load(settings: Settings, template: Mapping[str, Any] | None, system: str, t
     from xtuner import devices, dist
 
     if settings.offload_folder is not None and not devices.kind_of(dist.device()).many_devices:
-        logger.warning("--offload-folder has no effect: on %s all layers stay in memory", dist.device().type)
+        logger.warning(
+            translate("--offload-folder has no effect: on %s all layers stay in memory"), dist.device().type
+        )
     scorer = _scorer(settings)
     _check_images(settings)
     parts = find_parts(settings)
@@ -89,7 +92,12 @@ def _load(settings: Settings, template: Mapping[str, Any] | None, system: str, t
     adapter = settings.adapter if parts is None else parts.llm_adapter
     model, tokenizer, pictures = load_model(settings, parts, adapter)
     if images and pictures is None:
-        raise ConfigError(f"--image {settings.images[0]}: the model cannot read images, for the reason above")
+        raise ConfigError(
+            translate(
+                "--image {image}: the model cannot read images, for the reason above",
+                image=settings.images[0],
+            )
+        )
     opening = [pictures.add(images[name], name=name) for name in settings.images] if pictures else []
     if template is None and getattr(tokenizer, "chat_template", None):
         template = PROMPT_TEMPLATE.auto
@@ -116,6 +124,10 @@ def _check_images(settings: Settings) -> None:
     """Raise ConfigError for an image if the model reads none."""
     if settings.images and not reads_images(settings):
         raise ConfigError(
-            f"--image {settings.images[0]}: the family of {settings.model} reads no images here; name a "
-            "vision-language model, or add --llava FOLDER with a projector and --visual-encoder CLIP"
+            translate(
+                "--image {image}: the family of {model} reads no images here; name a vision-language "
+                "model, or add --llava FOLDER with a projector and --visual-encoder CLIP",
+                image=settings.images[0],
+                model=settings.model,
+            )
         )

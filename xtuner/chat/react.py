@@ -22,6 +22,7 @@ from xtuner.chat.answer import Answerer, Show
 from xtuner.chat.plugins.tool import Tool, ToolError
 from xtuner.dataset.map_fns.msagent_react import react_rules
 from xtuner.generation.generate import Completion
+from xtuner.language import translate
 from xtuner.log import logger
 
 MAX_STEPS = 8
@@ -112,7 +113,9 @@ class Agent:
             if step.answer is not None or completion.finish == "cancelled":
                 break
             if unreadable >= _MAX_UNREADABLE or number == self._max_steps:
-                logger.warning("The agent ended without a final answer: its last words are the answer")
+                logger.warning(
+                    translate("The agent ended without a final answer: its last words are the answer")
+                )
                 break
             response = _ENOUGH if number == self._max_steps - 1 else self._response(step)
             system = f"Response:{response}\n"
@@ -134,6 +137,6 @@ class Agent:
                 raise ToolError(f"there is no tool {step.name!r}; there are {', '.join(self._tools)}")
             result = tool.call(read_arguments(step.input, tool))
         except ToolError as error:
-            logger.info("Tool %s: %s", step.name, error)
+            logger.info(translate("Tool %s: %s"), step.name, error)
             return f"Error: {error}"
         return result

@@ -15,6 +15,7 @@ from typing import Any
 from xtuner.chat.session import Session
 from xtuner.errors import DataError, NotFoundError
 from xtuner.generation.generate import Completion
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.utils import DEFAULT_IMAGE_TOKEN
 
@@ -25,7 +26,9 @@ def save(session: Session, path: Path) -> None:
         try:
             _read(path)
         except DataError:
-            raise DataError(f"{path} exists and is not a dialogue: name another file") from None
+            raise DataError(
+                translate("{path} exists and is not a dialogue: name another file", path=path)
+            ) from None
     conversation, images = [], []
     for number, turn in enumerate(session.turns):
         system = "\n".join(filter(None, [session.system if number == 0 else "", turn.system]))
@@ -41,7 +44,9 @@ def save(session: Session, path: Path) -> None:
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise DataError(
+            translate("{path} cannot be written: {error}", path=path, error=error.strerror or error)
+        ) from error
 
 
 def load(session: Session, path: Path, ends: set[int]) -> None:
@@ -50,7 +55,7 @@ def load(session: Session, path: Path, ends: set[int]) -> None:
     texts, counts = _without_marks([turn["input"] for turn in turns], len(names))
     pictures = session.pictures
     if names and pictures is None:
-        logger.warning("%s is about images, which this model does not read", path)
+        logger.warning(translate("%s is about images, which this model does not read"), path)
     # All are read before the dialogue changes: one may be missing.
     shown = [] if pictures is None else [pictures.read(name) for name in names]
     session.reset()
@@ -85,7 +90,7 @@ def _without_marks(questions: list[str], left: int) -> tuple[list[str], list[int
 def _read(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     """The turns of the one dialogue in `path`, and the names of its images."""
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
+        raise NotFoundError(translate("there is no file {path}", path=path))
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         (row,) = rows if isinstance(rows, list) else [rows]
@@ -98,6 +103,9 @@ def _read(path: Path) -> tuple[list[dict[str, str]], list[str]]:
         images = []
     if not all(isinstance(word, str) for word in words):
         raise DataError(
-            f'{path} is no dialogue: it needs [{{"conversation": [{{"input": "...", "output": "..."}}]}}]'
+            translate(
+                '{path} is no dialogue: it needs [{{"conversation": [{{"input": "...", "output": "..."}}]}}]',
+                path=path,
+            )
         )
     return turns, images

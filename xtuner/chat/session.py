@@ -27,6 +27,7 @@ from xtuner.generation.generate import Completion
 from xtuner.generation.limits import prompt_limit
 from xtuner.generation.pictures import Picture, Pictures
 from xtuner.generation.text_stream import decode
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own, render_prompt
@@ -117,7 +118,9 @@ class Session:
         ids, num_dropped = self.fit(text, max_new_tokens, system)
         if num_dropped:
             logger.warning(
-                "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
+                translate(
+                    "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d."
+                ),
                 num_dropped,
                 self.context,
             )
@@ -145,7 +148,12 @@ class Session:
         if not starts or not fits(starts[min(at, len(starts) - 1)]):
             self.turns, self._are_several = kept, are_several
             raise DataError(
-                f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
+                translate(
+                    "this input has {count} tokens; the context of {context} leaves room for {limit}",
+                    count=len(ids),
+                    context=self.context,
+                    limit=limit,
+                )
             )
         return ids, starts[at]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.llava_folder import is_official_folder
 from xtuner.model_folder import check_model_path
 from xtuner.paths import check_adapter_path
@@ -62,14 +63,18 @@ class Settings(ModelSettings):
         ]
         for name, value, holds, cure in rules:
             if not holds:
-                raise ConfigError(f"--{name} is {value}: write {cure}.")
+                raise ConfigError(
+                    translate(
+                        "--{name} is {value}: write {cure}.", name=name, value=value, cure=translate(cure)
+                    )
+                )
         if self.bits not in (None, 4, 8):
-            raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
+            raise ConfigError(translate("--bits is {bits}: write 4, 8 or None.", bits=self.bits))
         if self.prompt_template is not None:
             PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
         check_llava_flags(self)
         if self.tools and not self.lagent:
-            raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
+            raise ConfigError(translate("--tools {name} is for agents: add --lagent.", name=self.tools[0]))
         self._check_best_of()
 
     def check_paths(self) -> None:
@@ -85,18 +90,29 @@ class Settings(ModelSettings):
         others |= {"--image": self.images, "--llava": self.llava}
         if count is None:
             if self.reward is not None:
-                raise ConfigError(f"--reward {self.reward} chooses among answers: add --best-of N.")
+                raise ConfigError(
+                    translate("--reward {reward} chooses among answers: add --best-of N.", reward=self.reward)
+                )
             return
         if count < 1:
-            raise ConfigError(f"--best-of is {count}: write 1 or more.")
+            raise ConfigError(translate("--best-of is {count}: write 1 or more.", count=count))
         if self.reward is None:
-            raise ConfigError(f"--best-of {count} needs a reward model that chooses: add --reward MODEL.")
+            raise ConfigError(
+                translate(
+                    "--best-of {count} needs a reward model that chooses: add --reward MODEL.", count=count
+                )
+            )
         if count > 1 and self.temperature == 0:
             raise ConfigError(
-                f"--best-of {count} with --temperature 0: all answers are the same; raise it, to 0.8 say."
+                translate(
+                    "--best-of {count} with --temperature 0: all answers are the same; raise it, to 0.8 say.",
+                    count=count,
+                )
             )
         if given := [flag for flag, value in others.items() if value]:
-            raise ConfigError(f"--best-of scores whole answers to texts: leave {given[0]} out.")
+            raise ConfigError(
+                translate("--best-of scores whole answers to texts: leave {option} out.", option=given[0])
+            )
 
     def system_text(self) -> str:
         """The system text, given as text or by the name of a system template."""
@@ -111,9 +127,13 @@ def check_llava_flags(settings: ModelSettings) -> None:
         return
     if settings.visual_select_layer is not None:
         given = f"--visual-select-layer {settings.visual_select_layer}"
-        raise ConfigError(f"{given} is for the parts of a LLaVA model: add --llava FOLDER.")
+        raise ConfigError(
+            translate("{given} is for the parts of a LLaVA model: add --llava FOLDER.", given=given)
+        )
     # Of a name on the hub the model's config tells, which is not read yet.
     takes_encoder = is_official_folder(settings.model) or not Path(settings.model).expanduser().exists()
     if settings.visual_encoder is not None and not takes_encoder:
         given = f"--visual-encoder {settings.visual_encoder}"
-        raise ConfigError(f"{given} is for the parts of a LLaVA model: add --llava FOLDER.")
+        raise ConfigError(
+            translate("{given} is for the parts of a LLaVA model: add --llava FOLDER.", given=given)
+        )

@@ -17,6 +17,7 @@ from typing import Any
 
 from xtuner.dataset.internvl import InternVL_V1_5_Dataset
 from xtuner.internvl_folder import own_form
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -30,10 +31,10 @@ def choose_template(asked: str | None, folders: list[str | Path]) -> Mapping[str
     chosen = None if asked is None else PROMPT_TEMPLATE[asked]
     trained = trained_template(folders)
     if chosen is None and trained is not None:
-        logger.info("Prompt template: %s, with which the model was trained", name_of(trained))
+        logger.info(translate("Prompt template: %s, with which the model was trained"), name_of(trained))
     if chosen is not None and trained is not None and chosen != trained:
         logger.warning(
-            "the model was trained with the prompt template %s; with %s its answers may be poor",
+            translate("the model was trained with the prompt template %s; with %s its answers may be poor"),
             name_of(trained),
             asked,
         )
@@ -52,7 +53,7 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
         try:
             found = template_in(path.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError) as error:
-            logger.warning("the prompt template in %s cannot be read: %s", path, error)
+            logger.warning(translate("the prompt template in %s cannot be read: %s"), path, error)
             continue
         if found is not None:
             return found
@@ -131,4 +132,4 @@ def _value(node: ast.AST, assigned: Mapping[str, ast.AST]) -> Any:
 def name_of(template: Mapping[str, Any]) -> str:
     """The name under which `template` is known."""
     names = [name for name, known in PROMPT_TEMPLATE.items() if known == template]
-    return " or ".join(names) or "of its own"
+    return translate(" or ").join(names) or translate("of its own")

@@ -2,6 +2,7 @@
 
 from xtuner.chinese.adapters import ADAPTERS
 from xtuner.chinese.api import API
+from xtuner.chinese.chat import CHAT
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.code import CODE
 from xtuner.chinese.compare import COMPARE
@@ -57,6 +58,7 @@ CHINESE: dict[str, str] = {
     **HARNESS,
     **JUDGE,
     **COMPARE,
+    **CHAT,
     **CONVERT,
     **EXPORT,
     **HUB,

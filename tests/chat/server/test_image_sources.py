@@ -132,6 +132,19 @@ def test_without_a_folder_nothing_is_read(make_client, folder, monkeypatch):
     assert "this server fetches nothing from s3" in refusal(client, show("s3://bucket/a.png"))
 
 
+def test_clients_are_answered_in_english(make_client, folder, monkeypatch, caplog):
+    """Whatever the server's log speaks: what it says of requests itself, of their files, and of its model."""
+    client, service = make_client(image_folder=str(folder))
+    monkeypatch.setenv("XTUNER_LANG", "zh")
+    told = [refusal(client, show("none.png")), refusal(client, show("data:image/png;base64,AAAA"))]
+    told += [refusal(client, {"role": "assistant", "content": "hello"})]
+    monkeypatch.setattr(service.scheduler.engine, "step", lambda *_: 1 / 0)
+    reply = client.post("/v1/chat/completions", json=body({"role": "user", "content": "hello"}))
+    told.append(reply.json()["error"]["message"])
+    assert [text for text in told if not text.isascii()] == []
+    assert len(set(told)) == 4
+
+
 def test_a_missing_folder_is_one_line(capsys, llama_dir):
     """Before anything is loaded."""
     assert cli.main(["serve", str(llama_dir), "--image-folder", "no/such"]) == 1

@@ -19,6 +19,7 @@ from typing import Any
 from xtuner.chat.plugins.tool import SECONDS, Tool, ToolError
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.extras import install_extra
+from xtuner.language import translate
 from xtuner.log import logger
 
 
@@ -32,7 +33,11 @@ class McpServers:
             import mcp  # noqa: F401
         except ImportError:
             raise ConfigError(
-                f"--tools {path}: MCP servers need the package mcp: {install_extra('agents')}"
+                translate(
+                    "--tools {path}: MCP servers need the package mcp: {command}",
+                    path=path,
+                    command=install_extra("agents"),
+                )
             ) from None
         self.tools: list[Tool] = []
         self._loop = asyncio.new_event_loop()
@@ -42,9 +47,17 @@ class McpServers:
         self._thread = threading.Thread(target=self._run, args=(servers,), daemon=True, name="mcp servers")
         self._thread.start()
         if not self._started.wait(SECONDS):
-            raise ConfigError(f"--tools {path}: the servers did not start within {SECONDS:g} s")
+            raise ConfigError(
+                translate(
+                    "--tools {path}: the servers did not start within {seconds:g} s",
+                    path=path,
+                    seconds=SECONDS,
+                )
+            )
         if self._error is not None:
-            raise ConfigError(f"--tools {path}: {_first(self._error)}") from self._error
+            raise ConfigError(
+                translate("--tools {path}: {error}", path=path, error=_first(self._error))
+            ) from self._error
 
     def close(self) -> None:
         """Stop the servers."""
@@ -58,7 +71,7 @@ class McpServers:
             self._loop.run_until_complete(self._serve(servers))
         except BaseException as error:
             self._error = self._error or error
-            logger.debug("MCP servers ended", exc_info=error)
+            logger.debug(translate("MCP servers ended"), exc_info=error)
         finally:
             self._started.set()
             self._loop.close()
@@ -86,7 +99,9 @@ class McpServers:
                 except Exception as error:
                     log.seek(0)
                     last = log.read().strip().rpartition("\n")[2] or _first(error)
-                    raise ConfigError(f"the MCP server {name!r} did not start: {last}") from error
+                    raise ConfigError(
+                        translate("the MCP server {name!r} did not start: {last}", name=name, last=last)
+                    ) from error
                 self.tools += [self._tool(session, tool) for tool in listed.tools]
             self._started.set()
             await self._ended.wait()
@@ -131,7 +146,7 @@ def _first(error: BaseException) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
-        raise NotFoundError(f"--tools {path}: no such file")
+        raise NotFoundError(translate("--tools {path}: no such file", path=path))
     try:
         servers = json.loads(path.read_text(encoding="utf-8"))["mcpServers"]
         good = servers and all(isinstance(server["command"], str) for server in servers.values())
@@ -139,6 +154,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         good = False
     if not good:
         raise ConfigError(
-            f'--tools {path} names no MCP servers: write {{"mcpServers": {{"NAME": {{"command": "..."}}}}}}'
+            translate(
+                '--tools {path} names no MCP servers: write {{"mcpServers": {{"NAME": {{"command": '
+                '"..."}}}}}}',
+                path=path,
+            )
         )
     return servers

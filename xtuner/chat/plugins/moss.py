@@ -21,6 +21,7 @@ from xtuner.chat.plugins.tool import Tool, ToolError
 from xtuner.errors import ConfigError
 from xtuner.generation.generate import Completion
 from xtuner.generation.text_stream import decode
+from xtuner.language import translate
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 
@@ -46,8 +47,10 @@ def check_template(template: Mapping[str, Any] | None) -> None:
     """Raise ConfigError if the dialogue is not in MOSS's format."""
     if template != PROMPT_TEMPLATE.moss_sft:
         raise ConfigError(
-            "--with-plugins needs a model tuned on MOSS's dialogues: add --prompt-template moss_sft if it is "
-            "one, or --lagent for any other"
+            translate(
+                "--with-plugins needs a model tuned on MOSS's dialogues: add --prompt-template "
+                "moss_sft if it is one, or --lagent for any other"
+            )
         )
 
 

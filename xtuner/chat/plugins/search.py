@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 KEY = "SERPER_API_KEY"
 MAX_QUERY = 500  # characters
@@ -63,7 +64,11 @@ def search_from_environment() -> Search:
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise ConfigError(
-            f"search needs a key of https://serper.dev: set the environment variable {KEY}, or omit search"
+            translate(
+                "search needs a key of https://serper.dev: set the environment variable {name}, or "
+                "omit search",
+                name=KEY,
+            )
         )
     url = os.environ.get("SERPER_BASE_URL", "").strip()
     return Search(key, url) if url else Search(key)

@@ -25,6 +25,7 @@ from xtuner.chat.plugins.calculate import calculate
 from xtuner.chat.plugins.search import KEY, search_from_environment
 from xtuner.chat.plugins.solve import solve
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger
 
 MAX_RESULT = 4000  # characters
@@ -91,7 +92,7 @@ def _within(function: Callable[[], Any], name: str, seconds: float) -> Any:
     if thread.is_alive():
         raise ToolError(f"{name} did not answer within {seconds:g} s")
     if error := outcome.get("error"):
-        logger.debug("the tool %s failed", name, exc_info=error)
+        logger.debug(translate("the tool %s failed"), name, exc_info=error)
         raise ToolError(str(error) or type(error).__name__) from error
     return outcome["result"]
 
@@ -120,29 +121,33 @@ def plugins(names: tuple[str, ...]) -> list[Tool]:
         try:
             found.append(plugin(name))
         except ConfigError:
-            logger.warning("The agent has no web search: set the environment variable %s", KEY)
+            logger.warning(translate("The agent has no web search: set the environment variable %s"), KEY)
     return found
 
 
 def tools_from_file(path: Path) -> list[Tool]:
     """The public functions that the Python file `path` defines."""
     if not path.is_file():
-        raise NotFoundError(f"--tools {path}: no such file")
+        raise NotFoundError(translate("--tools {path}: no such file", path=path))
     spec = importlib.util.spec_from_file_location(f"xtuner_tools_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"--tools {path}: give a Python file (.py) or a list of MCP servers (.json)")
+        raise ConfigError(
+            translate("--tools {path}: give a Python file (.py) or a list of MCP servers (.json)", path=path)
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code
-        raise ConfigError(f"--tools {path}: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            translate("--tools {path}: {kind}: {error}", path=path, kind=type(error).__name__, error=error)
+        ) from error
     functions = [
         value
         for name, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
     if not functions:
-        raise ConfigError(f"--tools {path} defines no public function")
+        raise ConfigError(translate("--tools {path} defines no public function", path=path))
     return [tool_from_function(function, f"--tools {path}") for function in functions]
 
 
@@ -152,10 +157,16 @@ def tool_from_function(function: Callable[..., Any], place: str = "tools") -> To
     words = inspect.getdoc(function)
     if not words:
         raise ConfigError(
-            f"{place}: {name} has no docstring; its first paragraph tells the model what it does"
+            translate(
+                "{place}: {name} has no docstring; its first paragraph tells the model what it does",
+                place=place,
+                name=name,
+            )
         )
     if inspect.iscoroutinefunction(function):
-        raise ConfigError(f"{place}: {name} is async; write a plain function")
+        raise ConfigError(
+            translate("{place}: {name} is async; write a plain function", place=place, name=name)
+        )
     matches = [_PARAMETER.match(line.strip()) for line in words.splitlines()[1:]]
     descriptions = {match[1]: match[2] for match in matches if match}
     parameters, required, types = {}, [], {}
@@ -165,7 +176,14 @@ def tool_from_function(function: Callable[..., Any], place: str = "tools") -> To
         hints = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigError(f"{place}: {name} takes {parameter}; a model can only give named arguments")
+            raise ConfigError(
+                translate(
+                    "{place}: {name} takes {parameter}; a model can only give named arguments",
+                    place=place,
+                    name=name,
+                    parameter=parameter,
+                )
+            )
         parameters[parameter.name] = descriptions.get(parameter.name, "")
         types[parameter.name] = hints.get(parameter.name)
         if parameter.default is parameter.empty:

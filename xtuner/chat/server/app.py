@@ -34,6 +34,7 @@ from xtuner.chat.server.scheduler import QueueFullError
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import XTunerError, did_you_mean
 from xtuner.generation.text_stream import decode
+from xtuner.language import speaking_here
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}
@@ -69,6 +70,17 @@ async def _json_only(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"the content type is {kind or 'not given'}: send application/json")
+
+
+class _InEnglish:
+    """The application `app`, whose answers are English whatever the server's log speaks."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with speaking_here("en"):
+            await self._app(scope, receive, send)
 
 
 class _Server:
@@ -116,7 +128,7 @@ def make_app(service: Service) -> Any:
     _add_tokens(api, server)
     _add_status(api, server)
     _explain_errors(api)
-    limited = Limits(api, service, server.metrics)
+    limited = _InEnglish(Limits(api, service, server.metrics))
     if not service.allowed_origins:
         return limited
     # Outside the check of the key: a browser's preflight request does not send it.

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import os
 from collections.abc import Callable
@@ -58,12 +59,13 @@ class ImageReader:
         `check` is called between two pieces of work and may raise to stop it.
         """
         run = asyncio.get_running_loop().run_in_executor
+        here = contextvars.copy_context().run  # the language of answers
         content: str | bytes = url.strip()
         if self._fetches and url.strip().lower().startswith(WEB):
-            content = await run(self._fetcher, functools.partial(self._fetched, url.strip(), where, check))
-        return await run(
-            self._decoder, functools.partial(self.picture, content, where, pictures, adapter, check)
-        )
+            fetch = functools.partial(here, self._fetched, url.strip(), where, check)
+            content = await run(self._fetcher, fetch)
+        decode = functools.partial(here, self.picture, content, where, pictures, adapter, check)
+        return await run(self._decoder, decode)
 
     def _fetched(self, url: str, where: str, check: Check) -> bytes:
         check()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import itertools
 import json
@@ -164,7 +165,8 @@ async def _chosen(job: Job, runner: Executor | None, answer: dict[str, Any]) -> 
     if job.best_of is None:
         return answer
     try:
-        return await asyncio.get_running_loop().run_in_executor(runner, job.best_of.choose, answer)
+        choose = functools.partial(contextvars.copy_context().run, job.best_of.choose, answer)
+        return await asyncio.get_running_loop().run_in_executor(runner, choose)
     except XTunerError as error:
         raise refusal(error) from error
 

@@ -22,6 +22,7 @@ from xtuner.generation.engine import Engine
 from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import Failed, Request
+from xtuner.language import speaking_here, translate
 from xtuner.log import logger
 
 CHUNK = 1024  # prompt tokens that are read between two tokens of the running answers
@@ -118,7 +119,9 @@ class Scheduler:
                     try:
                         request.emit(Failed(error))
                     except Exception as e:  # the other requests must still get the error
-                        logger.error("a request could not be informed that it failed: %s", e, exc_info=e)
+                        logger.error(
+                            translate("a request could not be informed that it failed: %s"), e, exc_info=e
+                        )
             self._queue = _Queue()
             while self._asides:
                 _, _, future = self._asides.popleft()
@@ -179,7 +182,7 @@ class Scheduler:
     def _run(self) -> None:
         refusal, failure = _SHUTTING_DOWN, _STOPPED
         try:
-            with torch.no_grad():
+            with torch.no_grad(), speaking_here("en"):  # its errors are answers
                 while self._wait():
                     self._turn()
         except BaseException as error:

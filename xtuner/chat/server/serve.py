@@ -19,6 +19,7 @@ from xtuner.chat.settings import ModelSettings, check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
 from xtuner.extras import install_extra
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.paths import name_and_place
 from xtuner.utils import PROMPT_TEMPLATE
@@ -59,18 +60,33 @@ class ServeSettings(ModelSettings):
         ]
         for name, value, holds, cure in rules:
             if not holds:
-                raise ConfigError(f"--{name} is {value}: write {cure}.")
+                raise ConfigError(
+                    translate(
+                        "--{name} is {value}: write {cure}.", name=name, value=value, cure=translate(cure)
+                    )
+                )
         for origin in self.allowed_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ConfigError(
-                    f"--allowed-origins {origin!r}: write pages as browsers name them, http://host:port "
-                    "without a path, with commas between, or * for all"
+                    translate(
+                        "--allowed-origins {origin!r}: write pages as browsers name them, http://host:port "
+                        "without a path, with commas between, or * for all",
+                        origin=origin,
+                    )
                 )
         check_llava_flags(self)
         if self.image_folder is not None and not Path(self.image_folder).expanduser().is_dir():
-            raise ConfigError(f"--image-folder {self.image_folder}: there is no such folder.")
+            raise ConfigError(
+                translate("--image-folder {folder}: there is no such folder.", folder=self.image_folder)
+            )
         if self.adapters and self.llava is not None:
-            raise ConfigError(f"--adapter {self.adapters[0]} and --llava {self.llava}: name one of them.")
+            raise ConfigError(
+                translate(
+                    "--adapter {adapter} and --llava {llava}: name one of them.",
+                    adapter=self.adapters[0],
+                    llava=self.llava,
+                )
+            )
 
     def named_adapters(self) -> dict[str, str]:
         """The folders of the adapters by the names that requests use."""
@@ -81,10 +97,15 @@ class ServeSettings(ModelSettings):
             if path == text:
                 name = Path(text).resolve().name
             if not name or not path:
-                raise ConfigError(f"--adapter {text!r}: write NAME=FOLDER, or FOLDER.")
+                raise ConfigError(translate("--adapter {text!r}: write NAME=FOLDER, or FOLDER.", text=text))
             if name in found or name == base:
                 raise ConfigError(
-                    f"--adapter {text!r}: the name {name!r} is taken; give it another one: NAME={path}"
+                    translate(
+                        "--adapter {text!r}: the name {name!r} is taken; give it another one: NAME={path}",
+                        text=text,
+                        name=name,
+                        path=path,
+                    )
                 )
             found[name] = path
         return found
@@ -125,7 +146,13 @@ def _need_packages() -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"xtuner serve needs the package {error.name}: {install_extra('serve')}") from error
+        raise ConfigError(
+            translate(
+                "xtuner serve needs the package {name}: {command}",
+                name=error.name,
+                command=install_extra("serve"),
+            )
+        ) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -133,7 +160,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise ConfigError(f"--host {host}: there is no such address: {error.strerror}") from error
+        raise ConfigError(
+            translate("--host {host}: there is no such address: {error}", host=host, error=error.strerror)
+        ) from error
     listener = socket.socket(family, kind, proto)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -144,9 +173,18 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
-                f"port {port} of {host} is in use by another program: stop that one, or choose another --port"
+                translate(
+                    "port {port} of {host} is in use by another program: stop that one, or choose "
+                    "another --port",
+                    port=port,
+                    host=host,
+                )
             ) from error
-        raise ConfigError(f"{host}:{port} cannot be listened at: {error.strerror}") from error
+        raise ConfigError(
+            translate(
+                "{host}:{port} cannot be listened at: {error}", host=host, port=port, error=error.strerror
+            )
+        ) from error
     return listener
 
 
@@ -175,7 +213,7 @@ def _load(
         model = attach_adapter(model, path, name=f"adapter_{i}")
         chosen = own if templates[name] is None else templates[name]
         models.append(Served(name, path, f"adapter_{i}", chosen))
-        logger.info("Load adapter %s from %s", name, path)
+        logger.info(translate("Load adapter %s from %s"), name, path)
     scheduler = Scheduler(
         model.eval(),
         tokenizer,
@@ -211,10 +249,12 @@ def _run(settings: ServeSettings, service: Any, listener: socket.socket) -> None
     from xtuner.chat.server.http import Server
 
     if not settings.api_key and not is_loopback(settings.host):
-        logger.warning("whoever reaches %s can use this server: --api-key asks them for a key", settings.host)
+        logger.warning(
+            translate("whoever reaches %s can use this server: --api-key asks them for a key"), settings.host
+        )
     server = Server(make_app(service), service.scheduler, settings.shutdown_s)
     host, port = listener.getsockname()[:2]
     names = ", ".join(model.name for model in service.models)
     address = f"[{host}]" if ":" in host else host
-    logger.info("Serving %s at http://%s:%d/v1 (Ctrl-C ends it)", names, address, port)
+    logger.info(translate("Serving %s at http://%s:%d/v1 (Ctrl-C ends it)"), names, address, port)
     server.run(sockets=[listener])

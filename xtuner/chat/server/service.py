@@ -17,6 +17,7 @@ from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler, StoppedError
 from xtuner.errors import XTunerError, did_you_mean
 from xtuner.generation.request import LateError
+from xtuner.language import speaking_here, translate
 from xtuner.log import logger
 from xtuner.scoring.scorer import Scorer
 
@@ -48,7 +49,8 @@ def refusal(error: Exception) -> ApiError:
         return ApiError(503, str(error))
     if isinstance(error, XTunerError):
         return ApiError(500, str(error))
-    logger.error("an answer failed: %s: %s", type(error).__name__, error, exc_info=error)
+    with speaking_here(None):  # the log is read by whoever runs the server
+        logger.error(translate("an answer failed: %s: %s"), type(error).__name__, error, exc_info=error)
     return ApiError(500, f"the model failed: {type(error).__name__}: {error}")
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.errors import XTunerError
+from xtuner.language import translate
 
 TIMEOUT_S = 600.0  # between two pieces of an answer
 START_TIMEOUT_S = 5.0
@@ -85,11 +86,12 @@ class Client:
                 raise ServerError(_reason(error)) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise ServerError(f"the server {self.url} cannot be reached: {reason}") from error
+            what = "the server {url} cannot be reached: {reason}"
+            raise ServerError(translate(what, url=self.url, reason=reason)) from error
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {error.code} {error.reason}"
+        return translate("the server answered {code} {reason}", code=error.code, reason=error.reason)

@@ -17,6 +17,7 @@ from xtuner.chat.server.serve import listen
 from xtuner.chat.web import client
 from xtuner.errors import ConfigError
 from xtuner.extras import install_extra
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model_folder import check_model_folder
 
@@ -40,15 +41,20 @@ class WebSettings:
 def web(settings: WebSettings) -> int:
     """Show the pages until stopped; returns the exit code of the process that ended first."""
     if importlib.util.find_spec("streamlit") is None:
-        raise ConfigError(f"xtuner web needs the package streamlit: {install_extra('web')}")
+        raise ConfigError(
+            translate("xtuner web needs the package streamlit: {command}", command=install_extra("web"))
+        )
     target = settings.model_or_url
     is_url = target is not None and target.startswith(("http://", "https://"))
     if settings.serve_arguments and (target is None or is_url):
         raise ConfigError(
-            f"{settings.serve_arguments[0]} needs a model that this command serves: give its folder"
+            translate(
+                "{option} needs a model that this command serves: give its folder",
+                option=settings.serve_arguments[0],
+            )
         )
     if settings.work_dir is not None and not Path(settings.work_dir).expanduser().is_dir():
-        raise ConfigError(f"--work-dir {settings.work_dir}: no such folder")
+        raise ConfigError(translate("--work-dir {work_dir}: no such folder", work_dir=settings.work_dir))
     port = _free_port(settings.host, settings.port)
     environment = {**os.environ, **({"XTUNER_API_KEY": settings.api_key} if settings.api_key else {})}
     children: list[subprocess.Popen[bytes]] = []
@@ -71,7 +77,7 @@ def web(settings: WebSettings) -> int:
         host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # all addresses of this machine
         if (code := _wait_for(f"http://{host}:{port}/_stcore/health", children[-1])) is not None:
             return code
-        logger.info("Open http://%s:%d in a browser (Ctrl-C ends it)", host, port)
+        logger.info(translate("Open http://%s:%d in a browser (Ctrl-C ends it)"), host, port)
         while all(child.poll() is None for child in children):
             time.sleep(0.2)
         return next(child.returncode for child in children if child.returncode is not None)
