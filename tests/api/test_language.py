@@ -170,6 +170,7 @@ def tables():
     yield from (layers._COST, linear._COST)
     yield from (THINKING, EARLIER_THINKING, CHOOSES, SENSES, READ, MORE)
     yield PROMPT
+    yield from ("the model", "the base model", "the adapter", "the source", "adapter", "LLM", "LLM tokenizer")
     yield from (command.help for command in TYPED.values())
     yield from ("1 or more", "0 or more", "above 0", "above 0 and at most 1", "0 (all) or more")
     yield from ("0 (always the likeliest) or more", "0 (any that is free) to 65535")
@@ -182,7 +183,7 @@ ERRORS = {
 # What clients of the server read: xtuner/chat/server/__init__.py says why it is English.
 OF_CLIENTS = {f"chat/server/{name}.py" for name in ("forms", "images", "prompts", "requests")}
 # Rooms whose messages have no Chinese yet.
-ENGLISH = {"convert", "demo", "prepare", "recipes", "tools"}
+ENGLISH = {"demo", "prepare", "recipes", "tools"}
 # What scripts look for, and commands.
 MARKS = {
     "Exp name: %s",

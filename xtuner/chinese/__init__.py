@@ -6,6 +6,7 @@ from xtuner.chinese.chat import CHAT
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.code import CODE
 from xtuner.chinese.compare import COMPARE
+from xtuner.chinese.conversion import CONVERSION
 from xtuner.chinese.convert import CONVERT
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
@@ -60,6 +61,7 @@ CHINESE: dict[str, str] = {
     **COMPARE,
     **CHAT,
     **CONVERT,
+    **CONVERSION,
     **EXPORT,
     **HUB,
     **SWEEP,

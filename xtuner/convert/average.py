@@ -137,7 +137,7 @@ def _averaged_state(newest: CheckpointWeights, mean: Mean, empty: InFiles) -> di
 
 
 def _average_folders(paths: list[Path], parts: list[float], out: Path, exact: bool) -> None:
-    folders = [model_folder(path, translate("the source")) for path in paths]
+    folders = [model_folder(path, "the source") for path in paths]
     configs = [(f, read_json(f / ADAPTER_CONFIG)) for f in folders if (f / ADAPTER_CONFIG).is_file()]
     if configs and len(configs) < len(folders):
         raise ConfigError(translate("adapters and whole models cannot be averaged together"))

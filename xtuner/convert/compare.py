@@ -21,6 +21,7 @@ from xtuner.convert.lora import EMBEDDINGS, HEADS, Adapter, read_adapter
 from xtuner.convert.names import Group, Names, config_of
 from xtuner.convert.quality import prompt_ids
 from xtuner.convert.weights import Weights
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.base import layers_of
 from xtuner.model.loading import auto_class_of, load_config, register_families
@@ -46,7 +47,9 @@ def compare_logits(
         needed, free = 4 * SPACE * _num_values(merged), free_memory(device)
         if needed > free:
             logger.warning(
-                "logits not compared: that needs %.1f GB, %.1f GB are free. The merge itself is complete.",
+                translate(
+                    "logits not compared: that needs %.1f GB, %.1f GB are free. The merge itself is complete."
+                ),
                 needed / 1e9,
                 free / 1e9,
             )
@@ -56,12 +59,14 @@ def compare_logits(
     difference = (beside - alone).abs().max().item()
     largest = beside.abs().max().item()
     logger.info(
-        "merged against base + adapter: largest difference of logits %.3g (largest logit %.3g)",
+        translate("merged against base + adapter: largest difference of logits %.3g (largest logit %.3g)"),
         difference,
         largest,
     )
     if not difference <= _SUSPICIOUS * largest:
-        logger.warning("that is more than rounding explains: compare the answers of both before you use it")
+        logger.warning(
+            translate("that is more than rounding explains: compare the answers of both before you use it")
+        )
     return difference
 
 

@@ -15,11 +15,12 @@ _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", "
 
 def model_folder(name: str | Path, what: str) -> Path:
     """The folder `name`, or the local copy of that repository of the hub; `what` names it in errors."""
+    what = translate(what)
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
     if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
-        raise NotFoundError(f"{what} {str(name)!r} is not a folder.")
+        raise NotFoundError(translate("{what} {name!r} is not a folder.", what=what, name=str(name)))
     from huggingface_hub import snapshot_download
 
     try:
@@ -27,7 +28,12 @@ def model_folder(name: str | Path, what: str) -> Path:
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
         raise NotFoundError(
-            f"{what} {name!r} is neither a folder nor to be had from the hub: {reason}"
+            translate(
+                "{what} {name!r} is neither a folder nor to be had from the hub: {reason}",
+                what=what,
+                name=name,
+                reason=reason,
+            )
         ) from e
 
 

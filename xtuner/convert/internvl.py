@@ -32,6 +32,7 @@ from xtuner.convert.weights import Weights, write_weights
 from xtuner.errors import ConfigError
 from xtuner.image_processor import load_processor
 from xtuner.internvl_folder import FAMILY, keep_image_tokens
+from xtuner.language import translate
 from xtuner.model.loading import load_config
 from xtuner.model_folder import read_json
 
@@ -76,11 +77,25 @@ def internvl_base(name: str | None, save_format: str, config: str) -> Path:
     base = None if name is None else model_folder(name, "the base model")
     family = None if base is None else _family_of(base)
     if base is None or family not in (FAMILY, "internvl"):
-        raise ConfigError(f"save_format {save_format!r} is for LLaVA and InternVL, and {config} has none")
+        raise ConfigError(
+            translate(
+                "save_format {save_format!r} is for LLaVA and InternVL, and {config} has none",
+                save_format=save_format,
+                config=config,
+            )
+        )
     if save_format not in FORMATS:
-        raise ConfigError(f"save_format is {save_format!r}: write one of xtuner, {', '.join(FORMATS)}.")
+        raise ConfigError(
+            translate(
+                "save_format is {save_format!r}: write one of xtuner, {names}.",
+                save_format=save_format,
+                names=", ".join(FORMATS),
+            )
+        )
     if save_format == "official" and family != FAMILY:
-        raise ConfigError(f"{name} is in the form of transformers: write --save-format huggingface.")
+        raise ConfigError(
+            translate("{name} is in the form of transformers: write --save-format huggingface.", name=name)
+        )
     return base
 
 
@@ -114,7 +129,7 @@ def _write_native(
     parameters = _Parameters(whole, weights, own.text_config, rows)
     files = AsFiles(model, parameters, parameters.infos)
     total = sum(info.num_bytes for info in files.infos.values())
-    with byte_bar("Saving", total) as advance:
+    with byte_bar(translate("Saving"), total) as advance:
 
         def load(name: str) -> torch.Tensor:
             advance(files.infos[name].num_bytes)

@@ -33,6 +33,7 @@ from xtuner.convert.trained import About, Cast, Writing, half_dtype, write_adapt
 from xtuner.convert.weights import Weights, write_file, write_weights
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.image_processor import load_image_processor, num_patches
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.state import adapter_key, is_adapter
 from xtuner.model.vision.encoder import SELECT_LAYER
@@ -54,12 +55,22 @@ def is_llava(cfg: Config) -> bool:
 def write_llava(save_dir: str | Path, checkpoint: Mapping[str, Any], how: Writing, save_format: str) -> None:
     """Write the checkpoint of a LLaVA run in one of FORMATS; CheckpointError if it has no projector."""
     if save_format not in FORMATS:
-        raise ConfigError(f"save_format is {save_format!r}: write one of {', '.join(FORMATS)}.")
+        raise ConfigError(
+            translate(
+                "save_format is {save_format!r}: write one of {names}.",
+                save_format=save_format,
+                names=", ".join(FORMATS),
+            )
+        )
     state: Mapping[str, torch.Tensor] = checkpoint["state_dict"]
     if not any(name.startswith("projector.") for name in state):
-        raise CheckpointError(f"{how.path} has no projector: it is not the checkpoint of a LLaVA run.")
+        raise CheckpointError(
+            translate("{path} has no projector: it is not the checkpoint of a LLaVA run.", path=how.path)
+        )
     if foreign := [name for name in state if not name.startswith(_PARTS)]:
-        raise CheckpointError(f"{how.path} holds {foreign[0]!r}, which is no part of a LLaVA.")
+        raise CheckpointError(
+            translate("{path} holds {name!r}, which is no part of a LLaVA.", path=how.path, name=foreign[0])
+        )
     itemsize = (torch.float32 if how.fp32 else half_dtype(how.cfg, state)).itemsize
     size = sum(tensor.numel() * itemsize for tensor in state.values())
     with new_folder(save_dir, sources=(how.path.resolve().parent,), num_bytes=size) as folder:
@@ -82,8 +93,8 @@ def _write_parts(folder: Path, checkpoint: Mapping[str, Any], how: Writing) -> N
     state, files = checkpoint["state_dict"], checkpoint.get("meta", {}).get("hf_files") or {}
     dtype = torch.float32 if how.fp32 else half_dtype(how.cfg, state)
     if not how.fp32:
-        logger.info("Convert LLM to %s", str(dtype).removeprefix("torch."))
-    with byte_bar("Saving", sum(t.numel() for t in state.values()) * dtype.itemsize) as advance:
+        logger.info(translate("Convert LLM to %s"), str(dtype).removeprefix("torch."))
+    with byte_bar(translate("Saving"), sum(t.numel() for t in state.values()) * dtype.itemsize) as advance:
         for part, whole in (("llm", "."), ("visual_encoder", "visual_encoder")):
             own = {name: t for name, t in state.items() if name.startswith(f"{part}.")}
             if not own:
@@ -91,7 +102,8 @@ def _write_parts(folder: Path, checkpoint: Mapping[str, Any], how: Writing) -> N
             adapted = is_adapter(own)
             where = folder / (f"{part}_adapter" if adapted else whole)
             where.mkdir(exist_ok=True)
-            logger.info("Saving %s %s to %s", part, "adapter" if adapted else "model", where.name or folder)
+            what = translate("Saving %s adapter to %s" if adapted else "Saving %s model to %s")
+            logger.info(what, part, where.name or folder)
             names = {name: _name_in_file(name, part, adapted) for name in own}
             tensors = Cast({names[name]: t for name, t in own.items()}, dtype, how.path)
             prefix = "" if where == folder / "." else f"{where.name}/"
@@ -125,7 +137,7 @@ def _of_projector(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _write_projector(folder: Path, tensors: Cast, load: Callable[[str], torch.Tensor], how: Writing) -> None:
     folder.mkdir()
-    logger.info("Saving projector to %s", folder.name)
+    logger.info(translate("Saving projector to %s"), folder.name)
     name = "model.safetensors" if how.safe_serialization else "pytorch_model.bin"
     write_file(folder / name, tensors.infos, load)
 
@@ -179,8 +191,10 @@ class _Layout(ABC):
         self.dtype = torch.float32 if how.fp32 else _dtype_of(Weights(llm))
         if self.projector_config["depth"] != 2:
             raise ConfigError(
-                f"the projector has {self.projector_config['depth']} layers, and this format is for two: "
-                "leave out --save-format."
+                translate(
+                    "the projector has {count} layers, and this format is for two: leave out --save-format.",
+                    count=self.projector_config["depth"],
+                )
             )
 
     def write(self) -> None:
@@ -188,7 +202,7 @@ class _Layout(ABC):
         sources = self._sources()
         total = sum(info.num_bytes for _, _, info in sources.values())
         self._write_files()
-        with byte_bar("Saving", total) as advance:
+        with byte_bar(translate("Saving"), total) as advance:
 
             def load(name: str) -> torch.Tensor:
                 read, own, info = sources[name]
@@ -255,8 +269,11 @@ class _Official(_Layout):
         kinds = {text: name for name, text in llava_folder.TEXT_FAMILIES.items()}
         if family not in kinds:
             raise ConfigError(
-                f"the package llava has no language model of the family {family!r}: write --save-format "
-                "huggingface instead."
+                translate(
+                    "the package llava has no language model of the family {family!r}: write "
+                    "--save-format huggingface instead.",
+                    family=family,
+                )
             )
         self.kind = kinds[family]
 

@@ -34,6 +34,7 @@ import torch
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.language import translate
 from xtuner.model.state import is_other_way_round
 
 _PREFIX = "base_model.model."
@@ -117,25 +118,42 @@ def read_adapter(folder: Path) -> Adapter:
     """The adapter in `folder`; NotFoundError if there is none, ModelError if it cannot be merged."""
     path = folder / "adapter_config.json"
     if not path.is_file():
-        raise NotFoundError(f"{folder} has no adapter_config.json: give the folder that pth_to_hf wrote.")
+        raise NotFoundError(
+            translate(
+                "{folder} has no adapter_config.json: give the folder that pth_to_hf wrote.", folder=folder
+            )
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ModelError(f"{path} is not valid JSON: {e}") from e
+        raise ModelError(translate("{path} is not valid JSON: {error}", path=path, error=e)) from e
     if config.get("peft_type") != "LORA":
         raise ModelError(
-            f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be merged."
+            translate(
+                "{path}: peft_type is {kind!r}; only LORA adapters can be merged.",
+                path=path,
+                kind=config.get("peft_type"),
+            )
         )
     for key in _UNMERGEABLE:
         if config.get(key):
             raise ModelError(
-                f"{path}: an adapter with {key} cannot be merged; use it beside its base instead."
+                translate(
+                    "{path}: an adapter with {key} cannot be merged; use it beside its base instead.",
+                    path=path,
+                    key=key,
+                )
             )
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(_CHANGED_BASE):
         raise ModelError(
-            f"{path}: init_lora_weights is {init!r}, which changes the base before training; convert the "
-            "adapter first (peft: save_pretrained(path_initial_model_for_weight_conversion=...))."
+            translate(
+                "{path}: init_lora_weights is {init!r}, which changes the base before training; "
+                "convert the adapter first (peft: "
+                "save_pretrained(path_initial_model_for_weight_conversion=...)).",
+                path=path,
+                init=init,
+            )
         )
     return Adapter(folder, config, Weights(folder))
 
@@ -188,7 +206,11 @@ def plan_changes(
             parts.setdefault(match["module"], {})[match["part"].removesuffix(".weight")] = key
             continue
         if "lora_" in name:
-            raise ModelError(f"{adapter.folder} holds {key}, an unknown kind of LoRA weight.")
+            raise ModelError(
+                translate(
+                    "{folder} holds {key}, an unknown kind of LoRA weight.", folder=adapter.folder, key=key
+                )
+            )
         target = _find(name.replace(".base_layer.", "."), base, adapter, base_name)
         if not has_more_tokens(target, infos[key].shape, base[target].shape):
             _same_shape(target, infos[key].shape, base[target].shape, adapter, base_name)
@@ -224,10 +246,22 @@ def _change_of_experts(
     inputs, outputs = info.shape[1:] if transposed else info.shape[:0:-1]
     if shapes != ((count * rank, inputs), (outputs, count * rank)):
         raise ModelError(
-            f"the adapter {adapter.folder} has lora_A {list(shapes[0])} and lora_B {list(shapes[1])} for "
-            f"{packed.parameter}; rank {rank} for {count} experts of the base {base_name} is "
-            f"[{count * rank}, {inputs}] and [{outputs}, {count * rank}]: it was trained on another base "
-            f"({_named_base(adapter)})."
+            translate(
+                "the adapter {folder} has lora_A {a} and lora_B {b} for {parameter}; rank {rank} for "
+                "{count} experts of the base {base_name} is [{rows}, {inputs}] and [{outputs}, "
+                "{rows}]: it was trained on another base ({named}).",
+                folder=adapter.folder,
+                a=list(shapes[0]),
+                b=list(shapes[1]),
+                parameter=packed.parameter,
+                rank=rank,
+                count=count,
+                base_name=base_name,
+                rows=count * rank,
+                inputs=inputs,
+                outputs=outputs,
+                named=_named_base(adapter),
+            )
         )
     return Experts(a, b, scaling_of(adapter.config, packed.parameter), count, transposed)
 
@@ -245,13 +279,23 @@ def _changes_of_module(
     a, b = (keys.get(f"lora_{'embedding_' if embedding else ''}{x}") for x in "AB")
     if a is None or b is None:
         raise ModelError(
-            f"{adapter.folder}: {module} has only one of lora_A and lora_B; the adapter is damaged."
+            translate(
+                "{folder}: {module} has only one of lora_A and lora_B; the adapter is damaged.",
+                folder=adapter.folder,
+                module=module,
+            )
         )
     rank = rank_of(config, module)
     if infos[a].shape[0] != rank or infos[b].shape[1] != rank or len(infos[a].shape) != 2:
         raise ModelError(
-            f"{adapter.folder}: {module} has lora_A of shape {list(infos[a].shape)}, but adapter_config.json "
-            f"gives it rank {rank}; only rank x in matrices of linear and embedding layers can be merged."
+            translate(
+                "{folder}: {module} has lora_A of shape {shape}, but adapter_config.json gives it "
+                "rank {rank}; only rank x in matrices of linear and embedding layers can be merged.",
+                folder=adapter.folder,
+                module=module,
+                shape=list(infos[a].shape),
+                rank=rank,
+            )
         )
     target = _find(f"{module}.weight", base, adapter, base_name)
     transposed = transposed or embedding
@@ -264,8 +308,14 @@ def _changes_of_module(
     if "lora_B.bias" in keys:
         if target.removesuffix("weight") + "bias" not in base:
             raise ModelError(
-                f"the adapter {adapter.folder} has a bias for {module} (lora_bias), and that layer of the "
-                f"base {base_name} has none: no merged model can hold it. Use the adapter beside its base."
+                translate(
+                    "the adapter {folder} has a bias for {module} (lora_bias), and that layer of the "
+                    "base {base_name} has none: no merged model can hold it. Use the adapter beside its "
+                    "base.",
+                    folder=adapter.folder,
+                    module=module,
+                    base_name=base_name,
+                )
             )
         bias = _find(f"{module}.bias", base, adapter, base_name)
         changes[bias] = AddBias(keys["lora_B.bias"], scaling)
@@ -287,13 +337,22 @@ def _find(name: str, base: Mapping[str, TensorInfo], adapter: Adapter, base_name
 def _same_shape(name: str, made_for: tuple, has: tuple, adapter: Adapter, base_name: str) -> None:
     if tuple(made_for) != tuple(has):
         raise ModelError(
-            f"the adapter {adapter.folder} fits a {name} of shape {list(made_for)}, but the base {base_name} "
-            f"has {list(has)}: it was trained on another base ({_named_base(adapter)})."
+            translate(
+                "the adapter {folder} fits a {name} of shape {shape}, but the base {base_name} has "
+                "{has}: it was trained on another base ({named}).",
+                folder=adapter.folder,
+                name=name,
+                shape=list(made_for),
+                base_name=base_name,
+                has=list(has),
+                named=_named_base(adapter),
+            )
         )
 
 
 def _named_base(adapter: Adapter) -> str:
-    return f"its adapter_config.json names {adapter.config.get('base_model_name_or_path')}"
+    named = adapter.config.get("base_model_name_or_path")
+    return translate("its adapter_config.json names {named}", named=named)
 
 
 def _is_transposed(parts: dict, infos: dict, base: Mapping[str, TensorInfo], config: dict) -> bool:

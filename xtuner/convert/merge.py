@@ -46,6 +46,7 @@ from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.devices import KINDS, accelerator
 from xtuner.errors import ConfigError, ModelError
 from xtuner.families import text_part
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.adapter_methods import type_of
 from xtuner.model.loading import is_native, load_config
@@ -83,10 +84,10 @@ def merge(
     beside = BesideAdapter(adapter_dir, weights)
     infos = {**plan.infos, **beside.infos}
     total = sum(info.num_bytes for info in infos.values())
-    logger.info("Saving to %s...", save_dir)
+    logger.info(translate("Saving to %s..."), save_dir)
     merged = _Merged(weights, plan, Changer(lora.weights, where))
     with new_folder(save_dir, sources=(base_dir, adapter_dir), num_bytes=total) as folder:
-        with byte_bar("Merging", total) as advance:
+        with byte_bar(translate("Merging"), total) as advance:
 
             def load(name: str) -> torch.Tensor:
                 advance(infos[name].num_bytes)
@@ -121,7 +122,7 @@ def _merge_whole(
     weights = Weights(base)
     _refuse_quantised(base, weights)
     total = sum(info.num_bytes for info in weights.infos.values())
-    logger.info("Saving to %s...", save_dir)
+    logger.info(translate("Saving to %s..."), save_dir)
     with new_folder(save_dir, sources=(base, adapter), num_bytes=total) as folder:
         merged = merge_whole(base, adapter, device)
         write_weights(
@@ -141,10 +142,14 @@ def _merge_whole(
 
 def _device(name: str) -> torch.device:
     if name not in ("auto", *KINDS):
-        raise ConfigError(f"device is {name!r}: write auto, or one of {', '.join(KINDS)}.")
+        raise ConfigError(
+            translate("device is {name!r}: write auto, or one of {names}.", name=name, names=", ".join(KINDS))
+        )
     found = accelerator()
     if name not in ("auto", "cpu", found):
-        raise ConfigError(f"device is {name!r}, but torch finds none here: write auto or cpu.")
+        raise ConfigError(
+            translate("device is {name!r}, but torch finds none here: write auto or cpu.", name=name)
+        )
     return torch.device(found or "cpu") if name == "auto" else torch.device(name)
 
 
@@ -152,8 +157,11 @@ def _refuse_quantised(folder: Path, weights: Weights) -> None:
     config = _read_config(folder)
     if config.get("quantization_config") or any(".quant_state." in name for name in weights):
         raise ModelError(
-            f"the weights of {folder} are quantised; an adapter is merged into the original weights. "
-            "Name the folder of the model in 16 or 32 bit."
+            translate(
+                "the weights of {folder} are quantised; an adapter is merged into the original "
+                "weights. Name the folder of the model in 16 or 32 bit.",
+                folder=folder,
+            )
         )
 
 
@@ -225,7 +233,7 @@ def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Pl
     if untied:
         infos |= tied_infos
         logger.warning(
-            "the adapter changes %s of tied embeddings: the merged model holds both matrices", ends
+            translate("the adapter changes %s of tied embeddings: the merged model holds both matrices"), ends
         )
     else:
         for name in source:
@@ -248,8 +256,13 @@ def _grow(
     infos |= {name: TensorInfo(infos[name].dtype, shape) for name, shape in grown.items()}
     if left := [name for name in ends if grown and name not in grown]:
         raise ModelError(
-            f"the adapter {lora.folder} was trained with more tokens than {base_dir} has, and holds no new "
-            f"rows of {left[0]}: train with both the embedding and the head in modules_to_save"
+            translate(
+                "the adapter {folder} was trained with more tokens than {base_dir} has, and holds no "
+                "new rows of {name}: train with both the embedding and the head in modules_to_save",
+                folder=lora.folder,
+                base_dir=base_dir,
+                name=left[0],
+            )
         )
     return next((shape[0] for shape in grown.values()), None)
 
@@ -280,8 +293,15 @@ def _changes(
             return by_file()
         if own := names.shared_with(error.name):
             raise ModelError(
-                f"{error.name} is one with {own} in the base {base_dir}, and the adapter {lora.folder} has "
-                "another change for each: no merged model can hold both. Use the adapter beside its base."
+                translate(
+                    "{name} is one with {own} in the base {base_dir}, and the adapter {folder} has "
+                    "another change for each: no merged model can hold both. Use the adapter beside its "
+                    "base.",
+                    name=error.name,
+                    own=own,
+                    base_dir=base_dir,
+                    folder=lora.folder,
+                )
             ) from None
         raise
     plain, converted = {}, {}
@@ -306,9 +326,11 @@ def _read_config(folder: Path) -> dict:
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} holds no config.json: it is not a model folder.") from None
+        raise ModelError(
+            translate("{folder} holds no config.json: it is not a model folder.", folder=folder)
+        ) from None
     except ValueError as e:
-        raise ModelError(f"{folder / 'config.json'} is no JSON: {e}") from e
+        raise ModelError(translate("{path} is no JSON: {error}", path=folder / "config.json", error=e)) from e
 
 
 def _write_other_files(
@@ -327,8 +349,10 @@ def _write_other_files(
         (text_part(config) or config)["vocab_size"] = plan.rows
     elif has_tokenizer(adapter_dir):
         logger.warning(
-            "the adapter brings a tokenizer and no rows for tokens that the base lacks: the merged model has "
-            "the base's tokenizer"
+            translate(
+                "the adapter brings a tokenizer and no rows for tokens that the base lacks: the "
+                "merged model has the base's tokenizer"
+            )
         )
     if is_clip and "vision_config" in config:
         family = vision_config(base_dir, "the base").model_type

@@ -67,7 +67,7 @@ def merge_whole(base: Path, adapter: Path, device: torch.device) -> MergedWhole:
         what = "{folder} cannot be merged into a model: {error}"
         raise ModelError(translate(what, folder=adapter, error=str(error).splitlines()[0])) from error
     difference = (logits_of(merged.eval(), vocabulary, device) - beside).abs().max().item()
-    logger.info("merged against base + adapter: largest difference of logits %.3g", difference)
+    logger.info(translate("merged against base + adapter: largest difference of logits %.3g"), difference)
     tensors = _as_files(merged, base)
     return MergedWhole(
         tensors, {n: TensorInfo(t.dtype, tuple(t.shape)) for n, t in tensors.items()}, difference

@@ -26,6 +26,7 @@ from xtuner.convert.lora import Adapter, Packed
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.errors import ModelError
 from xtuner.families import text_part
+from xtuner.language import translate
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.loading import auto_class_of, load_config, register_families
 from xtuner.model.lora import add_adapter
@@ -279,7 +280,12 @@ def packed_targets(model: Any, adapter: Adapter) -> dict[str, Packed]:
     except ValueError as error:
         named = adapter.config.get("base_model_name_or_path")
         raise ModelError(
-            f"the adapter {adapter.folder} was trained on another base ({named}): {error}"
+            translate(
+                "the adapter {folder} was trained on another base ({named}): {error}",
+                folder=adapter.folder,
+                named=named,
+                error=error,
+            )
         ) from error
     found = {}
     for name, module in wrapped.named_modules():

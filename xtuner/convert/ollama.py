@@ -15,6 +15,7 @@ from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.convert.folders import model_folder
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
@@ -34,7 +35,9 @@ def write_modelfile(
     source = model_folder(model, "the model")
     origin = source if weights is None else Path(weights).expanduser().resolve()
     if weights is not None and not origin.is_file():
-        raise NotFoundError(f"--gguf {weights}: no such file; make it with xtuner convert gguf")
+        raise NotFoundError(
+            translate("--gguf {weights}: no such file; make it with xtuner convert gguf", weights=weights)
+        )
     tokenizer = load_tokenizer(source)
     template = named or trained_template([source]) or _equal_template(tokenizer)
     if is_tokenizers_own(template):
@@ -43,7 +46,9 @@ def write_modelfile(
     path = Path(out_dir).expanduser() / "Modelfile"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    logger.info("%s: prompt template %s. Next: ollama create NAME -f %s", path, name_of(template), path)
+    logger.info(
+        translate("%s: prompt template %s. Next: ollama create NAME -f %s"), path, name_of(template), path
+    )
     return path
 
 
@@ -85,7 +90,7 @@ def go_template(template: Mapping[str, Any], eos: str) -> str:
 def _with_fields(text: str, **fields: str) -> str:
     if "{round}" in text:
         raise ConfigError(
-            "Ollama's templates cannot count rounds, as this prompt template does: use another one"
+            translate("Ollama's templates cannot count rounds, as this prompt template does: use another one")
         )
     marks = {name: f"\x00{name}\x00" for name in fields}
     filled = _literal(fill_placeholders(text, **marks, bot_name="BOT"))
@@ -103,7 +108,7 @@ def _quoted(text: str) -> str:
     """`text` as a value of the Modelfile, which has no escapes: `\"""` ends at the end of a line."""
     *before, _ = text.split("\n")
     if any(line.rstrip().endswith('"""') for line in before):
-        raise ConfigError('Ollama ends the text at a line that ends with """: remove these quotes')
+        raise ConfigError(translate('Ollama ends the text at a line that ends with """: remove these quotes'))
     return f'"""{text}"""' if '"' in text or before else f'"{text}"'
 
 
@@ -113,9 +118,9 @@ def _takes_system(template: Mapping[str, Any]) -> bool:
 
 def _equal_template(tokenizer: Any) -> Mapping[str, Any]:
     """The named template that equals the tokenizer's chat_template; ConfigError if none does."""
-    cure = "name one with --prompt-template"
+    cure = translate("name one with --prompt-template")
     if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(f"the model's prompt template is not known: {cure}")
+        raise ConfigError(translate("the model's prompt template is not known: {cure}", cure=cure))
     own = ChatTemplate(tokenizer)
     dialogue = [{"role": "system", "content": "Qzx0z"}, {"role": "user", "content": "Qzx1z"}]
     prompt_of_own = own.write(dialogue, prompt=True).removeprefix(str(tokenizer.bos_token or ""))
@@ -123,6 +128,8 @@ def _equal_template(tokenizer: Any) -> Mapping[str, Any]:
         if is_tokenizers_own(template) or "{round}" in template["INSTRUCTION"] or not _takes_system(template):
             continue
         if render_prompt(template, "Qzx1z", system="Qzx0z") == prompt_of_own:
-            logger.info("Prompt template: %s, which equals the tokenizer's chat_template", name)
+            logger.info(translate("Prompt template: %s, which equals the tokenizer's chat_template"), name)
             return template
-    raise ConfigError(f"the tokenizer's chat_template cannot be written for Ollama: {cure}")
+    raise ConfigError(
+        translate("the tokenizer's chat_template cannot be written for Ollama: {cure}", cure=cure)
+    )

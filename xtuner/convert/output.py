@@ -69,10 +69,11 @@ def _new_folder(path: Path, sources: tuple[Path, ...], num_bytes: int) -> Iterat
             started = True
             free = shutil.disk_usage(part).free
             if num_bytes > free:
-                raise OSError(errno.ENOSPC, f"{num_bytes:,} bytes needed, {free:,} free")
+                what = "{need:,} bytes needed, {free:,} free"
+                raise OSError(errno.ENOSPC, translate(what, need=num_bytes, free=free))
             yield part
             if old:
-                logger.warning("%s existed: %s replaced", path, _some([p.name for p in old]))
+                logger.warning(translate("%s existed: %s replaced"), path, _some([p.name for p in old]))
             if not stays:
                 _keep_hidden(path, part)
         if stays:
@@ -84,10 +85,14 @@ def _new_folder(path: Path, sources: tuple[Path, ...], num_bytes: int) -> Iterat
             errno.EDQUOT,
             errno.EFBIG,
         ) or "PytorchStreamWriter" in str(e):
-            message = f"{path}: the disk is full ({e}). Nothing new was left there; free some space."
-            raise CheckpointError(message) from e
+            what = "{path}: the disk is full ({error}). Nothing new was left there; free some space."
+            raise CheckpointError(translate(what, path=path, error=e)) from e
         if isinstance(e, PermissionError) or not started:
-            raise CheckpointError(f"{path} cannot be written: {getattr(e, 'strerror', None) or e}") from e
+            raise CheckpointError(
+                translate(
+                    "{path} cannot be written: {error}", path=path, error=getattr(e, "strerror", None) or e
+                )
+            ) from e
         raise
 
 
@@ -141,19 +146,25 @@ def _replaceable(path: Path, sources: tuple[Path, ...]) -> list[Path]:
     for source in sources:
         if path == source.resolve():
             raise ConfigError(
-                f"{path} is read by this command and cannot be its output: name another folder."
+                translate(
+                    "{path} is read by this command and cannot be its output: name another folder.", path=path
+                )
             )
     if not path.exists():
         return []
     if not path.is_dir():
-        raise ConfigError(f"{path} is a file: name a folder to write to.")
+        raise ConfigError(translate("{path} is a file: name a folder to write to.", path=path))
     old = sorted(p for p in path.iterdir() if p.is_dir() or not p.name.startswith("."))
     foreign = [p.name for p in old if not _is_written(p)]
     if old and not any((path / mark).is_file() for mark in _MARKS):
         foreign = foreign or [p.name for p in old]
     if foreign:
         raise ConfigError(
-            f"{path} holds {_some(foreign)}, which no conversion wrote: name a new or an empty folder."
+            translate(
+                "{path} holds {names}, which no conversion wrote: name a new or an empty folder.",
+                path=path,
+                names=_some(foreign),
+            )
         )
     return old
 
@@ -166,5 +177,6 @@ def _is_written(path: Path) -> bool:
 
 
 def _some(names: list[str], limit: int = 6) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    left = len(names) - limit
+    more = translate(" and {count} others", count=left) if left > 0 else ""
     return ", ".join(names[:limit]) + more

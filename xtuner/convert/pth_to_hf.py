@@ -29,6 +29,7 @@ from xtuner.convert.weights import Weights, parse_size
 from xtuner.engine.checkpoints.archive import InFiles
 from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.state import PREFIX, adapter_state_dict, hf_state_dict, is_adapter
 
@@ -57,7 +58,7 @@ def pth_to_hf(
     beside = next(folder for folder in Path(save_dir).expanduser().absolute().parents if folder.is_dir())
     is_whole = save_format != "xtuner" and not is_llava(cfg)
     base = internvl_base(base_of(cfg), save_format, cfg.filename) if is_whole else None
-    logger.info("Load PTH model from %s", path)
+    logger.info(translate("Load PTH model from %s"), path)
     checkpoint = load_checkpoint(path, with_optimizer=False, empty=InFiles(beside))
     if is_llava(cfg):
         write_llava(save_dir, checkpoint, how, save_format)
@@ -69,7 +70,7 @@ def pth_to_hf(
     num_bytes = sum(info.num_bytes for info in (tensors if base is None else Weights(base)).infos.values())
     with new_folder(save_dir, sources=sources, num_bytes=num_bytes) as folder:
         for part in ("adapter",) if in_adapter else ("LLM tokenizer", "LLM"):
-            logger.info("Saving %s to %s", part, save_dir)
+            logger.info(translate("Saving %s to %s"), translate(part), save_dir)
         if base is None:
             _write_trained(folder, tensors, about, kind, how)
             return kind
@@ -86,7 +87,7 @@ def _cast(state: Mapping[str, torch.Tensor], how: Writing) -> Cast:
     _check_kind(how.cfg, is_adapter(state), how.path)
     tensors = Cast(exported, torch.float32 if how.fp32 else half_dtype(how.cfg, exported), how.path)
     if tensors.half is not None:
-        logger.info("Convert LLM to %s", str(tensors.half).removeprefix("torch."))
+        logger.info(translate("Convert LLM to %s"), str(tensors.half).removeprefix("torch."))
     return tensors
 
 
@@ -94,7 +95,7 @@ def _write_trained(folder: Path, tensors: Cast, about: About, kind: str, how: Wr
     """Write what was trained into `folder`: an adapter, or a whole model."""
     folder.mkdir(exist_ok=True)
     safe = how.safe_serialization
-    with byte_bar("Saving", tensors.num_bytes) as advance:
+    with byte_bar(translate("Saving"), tensors.num_bytes) as advance:
         load = tensors.loader(advance)
         if kind == "adapter":
             write_adapter(folder, tensors, load, about, safe_serialization=safe)
@@ -109,19 +110,30 @@ def _write_trained(folder: Path, tensors: Cast, about: About, kind: str, how: Wr
 
 def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:
     if "llm" not in cfg.get("model", {}):
-        raise ConfigError(f"{cfg.filename}: model.llm is not set; only language models can be converted.")
+        raise ConfigError(
+            translate(
+                "{filename}: model.llm is not set; only language models can be converted.",
+                filename=cfg.filename,
+            )
+        )
     lora = any(cfg.model.get(name) for name in ("lora", "vision_lora", "peft_model"))
     if lora != in_adapter:
-        says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
-        raise CheckpointError(f"{cfg.filename} {says}, but {path} holds {has}: give the config of that run.")
+        what = (
+            "{config} trains LoRA, but {path} holds no LoRA weights: give the config of that run."
+            if lora
+            else "{config} sets no lora, but {path} holds LoRA weights: give the config of that run."
+        )
+        raise CheckpointError(translate(what, config=cfg.filename, path=path))
 
 
 def _exported(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """The checkpoint's tensors under the names that transformers and peft use."""
     foreign = [name for name in state if not name.startswith(PREFIX)]
-    if foreign or not state:
-        what = f"{foreign[0]!r}, which is not part of a language model" if foreign else "no weights"
-        raise CheckpointError(f"{path} holds {what}.")
+    if not state:
+        raise CheckpointError(translate("{path} holds no weights.", path=path))
+    if foreign:
+        what = "{path} holds {name!r}, which is not part of a language model."
+        raise CheckpointError(translate(what, path=path, name=foreign[0]))
     return adapter_state_dict(state) if is_adapter(state) else _without_aliases(hf_state_dict(state))
 
 

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from xtuner.errors import ModelError
+from xtuner.language import translate
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -78,7 +79,13 @@ class SafetensorsFile:
                 if stop - start != infos[name].num_bytes or 8 + length + stop > size:
                     raise ValueError(f"data of {name} is missing")
         except (ValueError, KeyError, TypeError) as e:
-            raise ModelError(f"{self.path} is incomplete or not safetensors: {e}. Download it again.") from e
+            raise ModelError(
+                translate(
+                    "{path} is incomplete or not safetensors: {error}. Download it again.",
+                    path=self.path,
+                    error=e,
+                )
+            ) from e
         return infos, offsets
 
     def read(self, name: str) -> torch.Tensor:

@@ -20,6 +20,7 @@ from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.encoding.conversations import begin_ids, encode_conversations, end_ids
 from xtuner.dataset.map_fns.template import template_map_fn
 from xtuner.errors import ModelError
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import has_tokenizer
@@ -39,7 +40,9 @@ def serve_as_trained(folder: Path) -> None:
     try:
         tokenizer = load_tokenizer(folder)
     except ModelError as error:  # it needs remote code, which conversion does not run
-        logger.warning("the folder keeps the base's chat template and end-of-turn tokens: %s", error)
+        logger.warning(
+            translate("the folder keeps the base's chat template and end-of-turn tokens: %s"), error
+        )
         return
     if not is_tokenizers_own(template):
         _write_chat_template(folder, tokenizer, template)
@@ -49,24 +52,25 @@ def serve_as_trained(folder: Path) -> None:
 def _write_chat_template(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> None:
     own = getattr(tokenizer, "chat_template", None)
     if own and _count_equal(tokenizer, template) == len(dialogues(template)):
-        logger.info("The tokenizer's own chat template gives the prompts of training and is kept")
+        logger.info(translate("The tokenizer's own chat template gives the prompts of training and is kept"))
         return
     tokenizer.chat_template = jinja(template, tokenizer)
     (folder / _FILE).write_text(tokenizer.chat_template, "utf-8")
     _remove_template(folder / "tokenizer_config.json")
     num_equal, total = _count_equal(tokenizer, template), len(dialogues(template))
-    logger.info(
-        "%s: %s, instead of %s; %d of %d dialogues give the token ids of training",
-        _FILE,
-        f"the prompt template {name_of(template)}",
-        "the base's" if own else "none",
-        num_equal,
-        total,
+    what = translate(
+        "%s: the prompt template %s, instead of the base's; %d of %d dialogues give the token ids of training"
+        if own
+        else "%s: the prompt template %s, instead of none; %d of %d dialogues give the token ids of training"
     )
+    logger.info(what, _FILE, name_of(template), num_equal, total)
     if num_equal < total:
         logger.warning(
-            "the tokenizer merges tokens across the ends of the prompt template: programs that encode a "
-            "dialogue as one text give the model other tokens than training; xtuner chat and serve do not"
+            translate(
+                "the tokenizer merges tokens across the ends of the prompt template: programs that "
+                "encode a dialogue as one text give the model other tokens than training; xtuner "
+                "chat and serve do not"
+            )
         )
 
 
@@ -193,9 +197,11 @@ def _write_ends(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> No
     if found != known:
         path.write_text(json.dumps({**config, "eos_token_id": found}, indent=2) + "\n", "utf-8")
     names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(found)))
-    logger.info("An answer ends with %s: %s", names, _GENERATION)
+    logger.info(translate("An answer ends with %s: %s"), names, _GENERATION)
     for word in in_pieces:
-        logger.warning("%r ends an answer but is several tokens: set servers to stop at this text", word)
+        logger.warning(
+            translate("%r ends an answer but is several tokens: set servers to stop at this text"), word
+        )
 
 
 def end_tokens(tokenizer: Any, template: Mapping[str, Any]) -> tuple[list[int], list[str]]:

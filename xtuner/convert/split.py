@@ -10,6 +10,7 @@ from xtuner.convert.folders import copy_other_files, model_folder
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.weights import Weights, write_weights
+from xtuner.language import translate
 from xtuner.log import logger
 
 
@@ -18,9 +19,9 @@ def split(src_dir: str | Path, dst_dir: str | Path) -> int:
     source = model_folder(src_dir, "the model")
     weights = Weights(source)
     total = sum(info.num_bytes for info in weights.infos.values())
-    logger.info("Saving to %s...", dst_dir)
+    logger.info(translate("Saving to %s..."), dst_dir)
     with new_folder(dst_dir, sources=(source,), num_bytes=total) as folder:
-        with byte_bar("Splitting", total) as advance:
+        with byte_bar(translate("Splitting"), total) as advance:
 
             def load(name: str) -> torch.Tensor:
                 advance(weights.infos[name].num_bytes)

@@ -21,6 +21,7 @@ from xtuner.convert.names import AsFiles, empty_model, has_mapping
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import write_file, write_weights
 from xtuner.errors import CheckpointError
+from xtuner.language import translate
 from xtuner.model.quiet import silence_known_warnings
 
 _BASE = "base_model.model."
@@ -97,7 +98,12 @@ class Cast(Mapping[str, torch.Tensor]):
         cast = tensor.to(self._dtype_of(tensor))
         if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
             raise CheckpointError(
-                f"{self.path}: {name} reaches {tensor.abs().max():.3g}, beyond float16: use --fp32."
+                translate(
+                    "{path}: {name} reaches {largest:.3g}, beyond float16: use --fp32.",
+                    path=self.path,
+                    name=name,
+                    largest=tensor.abs().max(),
+                )
             )
         return cast
 
@@ -155,8 +161,12 @@ def _check_rank(lora: Any, state: Mapping[str, torch.Tensor]) -> None:
     expected = {lora.r, *(lora.rank_pattern or {}).values()}
     if not ranks <= expected:
         raise CheckpointError(
-            f"model.lora.r is {lora.r}, but the checkpoint's LoRA weights have rank {sorted(ranks)}: give "
-            "the config that this checkpoint was trained with."
+            translate(
+                "model.lora.r is {r}, but the checkpoint's LoRA weights have rank {ranks}: give the "
+                "config that this checkpoint was trained with.",
+                r=lora.r,
+                ranks=sorted(ranks),
+            )
         )
 
 
@@ -183,8 +193,12 @@ def write_model(
         base = Path(about.base or "")
         if not (base / "config.json").is_file():
             raise CheckpointError(
-                f"{tensors.path} holds no config.json and {str(base)!r} is not a local model folder: set "
-                "pretrained_model_name_or_path to the base's folder with --cfg-options."
+                translate(
+                    "{path} holds no config.json and {base!r} is not a local model folder: set "
+                    "pretrained_model_name_or_path to the base's folder with --cfg-options.",
+                    path=tensors.path,
+                    base=str(base),
+                )
             )
         copy_other_files(base, folder, leave=("README.md",))
     path = folder / "config.json"

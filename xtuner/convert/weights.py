@@ -21,6 +21,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 
 from xtuner.convert.safetensors_stream import SafetensorsFile, TensorInfo, write_safetensors
 from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.language import translate
 
 _FILES = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -35,7 +36,11 @@ def parse_size(text: str | int) -> int:
     except ValueError:
         number = 0.0
     if not match or number <= 0:
-        raise ConfigError(f"max_shard_size is {text!r}, which is no size: write it as 500MB, 2GB or 2GiB.")
+        raise ConfigError(
+            translate(
+                "max_shard_size is {text!r}, which is no size: write it as 500MB, 2GB or 2GiB.", text=text
+            )
+        )
     unit = _UNITS[match[2]] if not match[3] else 1024 ** "KMGT".index(match[2] or "K") * 1024
     return max(1, int(number * unit))
 
@@ -50,7 +55,9 @@ class _BinFile:
             self._tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except Exception as e:
             reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-            raise ModelError(f"{path} cannot be read as a file of weights: {reason}") from e
+            raise ModelError(
+                translate("{path} cannot be read as a file of weights: {reason}", path=path, reason=reason)
+            ) from e
         self.infos = {
             name: TensorInfo(tensor.dtype, tuple(tensor.shape))
             for name, tensor in self._tensors.items()
@@ -63,7 +70,9 @@ class _BinFile:
 
 def _open_file(path: Path) -> SafetensorsFile | _BinFile:
     if not path.is_file():
-        raise NotFoundError(f"{path} is named by the folder's index but is not there. Fetch it again.")
+        raise NotFoundError(
+            translate("{path} is named by the folder's index but is not there. Fetch it again.", path=path)
+        )
     return SafetensorsFile(path) if path.suffix == ".safetensors" else _BinFile(path)
 
 
@@ -117,11 +126,21 @@ def weight_files(folder: Path) -> list[Path]:
             try:
                 shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             except (ValueError, KeyError, AttributeError) as e:
-                raise ModelError(f"{index} is no index of weights: {e!r}. Fetch it again.") from e
+                raise ModelError(
+                    translate(
+                        "{index} is no index of weights: {error!r}. Fetch it again.", index=index, error=e
+                    )
+                ) from e
             return [folder / shard for shard in sorted(set(shards))]
         if (folder / name).is_file():
             return [folder / name]
-    raise NotFoundError(f"{folder} holds no weights: none of {', '.join(_FILES)} and no index of shards.")
+    raise NotFoundError(
+        translate(
+            "{folder} holds no weights: none of {names} and no index of shards.",
+            folder=folder,
+            names=", ".join(_FILES),
+        )
+    )
 
 
 def write_weights(

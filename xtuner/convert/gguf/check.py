@@ -26,6 +26,7 @@ from xtuner.convert.quality import (
 from xtuner.convert.weights import Weights
 from xtuner.errors import ModelError
 from xtuner.estimate.machine import free_memory
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.loading import load_config
 
@@ -59,7 +60,9 @@ def compare(folder: Path, path: Path, kind: str, text: Text | None = None) -> fl
     needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
     free = free_memory()
     if needed > free:
-        logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
+        logger.warning(
+            translate("logits not compared: that needs %.1f GB, %.1f GB are free"), needed / 1e9, free / 1e9
+        )
         return None
     config = load_config(folder)
     # The file has no attention window: the comparison must fit into the folder's.
@@ -72,8 +75,14 @@ def compare(folder: Path, path: Path, kind: str, text: Text | None = None) -> fl
     log_loss_of(before, after, text, f"file and folder compared over {length} tokens")
     if not difference <= _TOLERANCE.get(kind, _TOLERANCE_OF_OTHERS) * largest:
         raise ModelError(
-            f"the GGUF file does not equal {folder}: logits differ by {difference:.3g} of {largest:.3g}"
-            f"{_likely_cause(config, read)}"
+            translate(
+                "the GGUF file does not equal {folder}: logits differ by {difference:.3g} of "
+                "{largest:.3g}{cause}",
+                folder=folder,
+                difference=difference,
+                largest=largest,
+                cause=_likely_cause(config, read),
+            )
         )
     return difference
 
@@ -115,7 +124,12 @@ def _likely_cause(config: Any, read: Any) -> str:
     """The settings that differ between folder and file, as the end of a sentence; "" if none do."""
     theirs = read.to_dict()
     apart = [
-        f"{name} is {value} in its config.json and {theirs[name]} in the file"
+        translate(
+            "{name} is {value} in its config.json and {other} in the file",
+            name=name,
+            value=value,
+            other=theirs[name],
+        )
         for name, value in config.to_dict().items()
         if name in theirs and name not in _IRRELEVANT and not _same(value, theirs[name])
     ]

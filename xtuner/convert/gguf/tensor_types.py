@@ -127,7 +127,13 @@ def stored(gguf: Any, name: str, tensor: torch.Tensor, dtype: Any) -> Any:
     if dtype.name == "F16":
         largest = values.abs().max().item()
         if not largest <= torch.finfo(torch.float16).max:
-            raise ModelError(f"{name} holds {largest:g}, more than f16 can hold: use --type q8_0")
+            raise ModelError(
+                translate(
+                    "{name} holds {largest:g}, more than f16 can hold: use --type q8_0",
+                    name=name,
+                    largest=largest,
+                )
+            )
         return values.half().numpy()
     if dtype.name == "Q8_0":
         return gguf.quants.quantize(values.numpy(), dtype)

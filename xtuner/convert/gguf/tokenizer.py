@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xtuner.errors import ModelError
+from xtuner.language import translate
 from xtuner.log import logger
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -21,11 +22,13 @@ def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int, ends: S
     """Write `tokenizer`, padded to the embedding's `num_rows`; `ends`: ids of end-of-turn tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ModelError("the tokenizer has no tokenizer.json, which GGUF files need")
+        raise ModelError(translate("the tokenizer has no tokenizer.json, which GGUF files need"))
     described = json.loads(backend.to_str())
     core = described["model"]
     if core["type"] != "BPE":
-        raise ModelError(f"the tokenizer is a {core['type']}: GGUF files are written for BPE only")
+        raise ModelError(
+            translate("the tokenizer is a {kind}: GGUF files are written for BPE only", kind=core["type"])
+        )
     merges = [m if isinstance(m, str) else " ".join(m) for m in core["merges"]]
     tokens, types = _tokens(gguf, core["vocab"], described.get("added_tokens") or [], num_rows)
     if core.get("byte_fallback"):
@@ -55,7 +58,9 @@ def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int, ends: S
         writer.add_eot_token_id(turns[0])
     if len(turns) > 1:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(turns[1:])))
-        logger.warning("a GGUF file holds one end-of-turn token: set llama.cpp to stop at %s too", names)
+        logger.warning(
+            translate("a GGUF file holds one end-of-turn token: set llama.cpp to stop at %s too"), names
+        )
     begins = bool(tokenizer.encode("a")[:1] == [tokenizer.bos_token_id])
     writer.add_add_bos_token(begins)
     if getattr(tokenizer, "chat_template", None):
@@ -75,13 +80,25 @@ def _tokens(
     kinds = [int(types.UNUSED)] * num_rows
     for text, i in vocabulary.items():
         if i >= num_rows:
-            raise ModelError(f"the tokenizer has token {i}, the model's embedding {num_rows} rows")
+            raise ModelError(
+                translate(
+                    "the tokenizer has token {token}, the model's embedding {num_rows} rows",
+                    token=i,
+                    num_rows=num_rows,
+                )
+            )
         tokens[i] = text
         kinds[i] = int(types.BYTE if _BYTE.fullmatch(text) else types.NORMAL)
     for entry in added:
         i = int(entry["id"])
         if i >= num_rows:
-            raise ModelError(f"the tokenizer has token {i}, the model's embedding {num_rows} rows")
+            raise ModelError(
+                translate(
+                    "the tokenizer has token {token}, the model's embedding {num_rows} rows",
+                    token=i,
+                    num_rows=num_rows,
+                )
+            )
         tokens[i] = entry["content"]
         kinds[i] = int(types.CONTROL if entry["special"] else types.USER_DEFINED)
     return tokens, kinds
@@ -96,5 +113,7 @@ def _splitting(described: dict[str, Any]) -> str:
         return "qwen2"
     if "Regex" not in text:
         return "gpt-2"
-    logger.warning("llama.cpp may split text differently from this tokenizer: compare their tokens")
+    logger.warning(
+        translate("llama.cpp may split text differently from this tokenizer: compare their tokens")
+    )
     return "default"

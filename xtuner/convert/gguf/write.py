@@ -65,7 +65,11 @@ def to_gguf(
     path = Path(out).expanduser()
     path = path / f"{source.name}-{kind}.gguf" if path.is_dir() else path
     if path.suffix != ".gguf":
-        raise ConfigError(f"{out} is neither a folder nor a file name that ends in .gguf: give one of them")
+        raise ConfigError(
+            translate(
+                "{out} is neither a folder nor a file name that ends in .gguf: give one of them", out=out
+            )
+        )
     tokenizer = load_tokenizer(source)
     try:
         with writing(path, translate("the output")), written(path) as part:
@@ -73,8 +77,10 @@ def to_gguf(
             if check:
                 compare(source, part, kind, words)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-    logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+        raise CheckpointError(
+            translate("{path} cannot be written: {error}", path=path, error=error.strerror or error)
+        ) from error
+    logger.info(translate("%s: %.1f MB"), path, path.stat().st_size / 1e6)
     return path
 
 
@@ -82,7 +88,9 @@ def _need_gguf() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise ConfigError(f"xtuner convert gguf needs the package gguf: {install_extra('gguf')}") from error
+        raise ConfigError(
+            translate("xtuner convert gguf needs the package gguf: {command}", command=install_extra("gguf"))
+        ) from error
     return gguf
 
 
@@ -92,18 +100,35 @@ def _architecture(config: Any, source: Path) -> str:
     if architecture is None:
         known = [name for name, family in FAMILIES.items() if family.gguf]
         raise ModelError(
-            f"{source} is a model of the family {config.model_type!r}; GGUF files are written for "
-            f"{', '.join(known)}. llama.cpp's own convert_hf_to_gguf.py knows others"
+            translate(
+                "{source} is a model of the family {family!r}; GGUF files are written for {names}. "
+                "llama.cpp's own convert_hf_to_gguf.py knows others",
+                source=source,
+                family=config.model_type,
+                names=", ".join(known),
+            )
         )
     _check_experts(config, source)
     for setting, reason in _unwritten(config, architecture):
-        raise ModelError(f"{source}: {setting} of its config.json cannot be written to GGUF: {reason}")
+        raise ModelError(
+            translate(
+                "{source}: {setting} of its config.json cannot be written to GGUF: {reason}",
+                source=source,
+                setting=setting,
+                reason=reason,
+            )
+        )
     positions = config.max_position_embeddings
     if _rope_kind(config) == "dynamic":
-        logger.warning("dynamic rope scaling is left out: up to %d tokens it does nothing", positions)
+        logger.warning(
+            translate("dynamic rope scaling is left out: up to %d tokens it does nothing"), positions
+        )
     if (window := attention_window(config)) < positions:
         logger.warning(
-            "llama.cpp attends to all tokens, not to the last %d: it answers as the folder up to %d tokens",
+            translate(
+                "llama.cpp attends to all tokens, not to the last %d: it answers as the folder up to "
+                "%d tokens"
+            ),
             window,
             window,
         )
@@ -114,19 +139,31 @@ def _unwritten(config: Any, architecture: str) -> Iterator[tuple[str, str]]:
     """Settings that change the logits and that GGUF files cannot hold, each with the reason."""
     kind = _rope_kind(config)
     if kind not in ("default", "linear", "dynamic", "llama3", "yarn"):
-        yield f"the rope scaling {kind!r}", "llama.cpp's own convert_hf_to_gguf.py may know it"
+        yield (
+            translate("the rope scaling {kind!r}", kind=kind),
+            translate("llama.cpp's own convert_hf_to_gguf.py may know it"),
+        )
     if kind == "yarn":
         rope = config.rope_parameters
         for name, usual in _yarn_defaults(rope).items():
             if (value := rope.get(name)) is not None and not math.isclose(value, usual, rel_tol=1e-6):
-                yield f"{name} = {value} of the yarn scaling", f"llama.cpp computes it as {usual:g}"
+                yield (
+                    translate("{name} = {value} of the yarn scaling", name=name, value=value),
+                    translate("llama.cpp computes it as {usual:g}", usual=usual),
+                )
         if rope.get("mscale") and rope.get("mscale_all_dim"):
-            yield "mscale of the yarn scaling", "llama.cpp's Llama has none"
+            yield translate("mscale of the yarn scaling"), translate("llama.cpp's Llama has none")
     act = getattr(config, "hidden_act", "silu")
     if act not in ("silu", "swish"):
-        yield f"hidden_act = {act!r}", f"llama.cpp's {architecture} has silu"
+        yield (
+            f"hidden_act = {act!r}",
+            translate("llama.cpp's {architecture} has silu", architecture=architecture),
+        )
     if not family_of(config).gguf_biases and getattr(config, "attention_bias", False):
-        yield "attention_bias = True", f"llama.cpp's {architecture} has no bias after attention"
+        yield (
+            "attention_bias = True",
+            translate("llama.cpp's {architecture} has no bias after attention", architecture=architecture),
+        )
 
 
 def _rope_kind(config: Any) -> str:
@@ -146,10 +183,20 @@ def _check_experts(config: Any, source: Path) -> None:
         return
     if bool(config.norm_topk_prob) != norms:
         raise ModelError(
-            f"{source}: norm_topk_prob is {config.norm_topk_prob}, but llama.cpp assumes {norms}"
+            translate(
+                "{source}: norm_topk_prob is {norm_topk_prob}, but llama.cpp assumes {norms}",
+                source=source,
+                norm_topk_prob=config.norm_topk_prob,
+                norms=norms,
+            )
         )
     if config.decoder_sparse_step != 1 or config.mlp_only_layers:
-        raise ModelError(f"{source}: some layers have no experts, but llama.cpp expects them in every layer")
+        raise ModelError(
+            translate(
+                "{source}: some layers have no experts, but llama.cpp expects them in every layer",
+                source=source,
+            )
+        )
 
 
 def _write(
@@ -223,7 +270,14 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
             continue
         name = names.get_name(own, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ModelError(f"{weights.folder}: GGUF's {architecture} has no tensor for {own}")
+            raise ModelError(
+                translate(
+                    "{folder}: GGUF's {architecture} has no tensor for {own}",
+                    folder=weights.folder,
+                    architecture=architecture,
+                    own=own,
+                )
+            )
         heads = _heads_of(own, config) if architecture == "llama" else 0
         dtype = gguf.GGMLQuantizationType[tensor_types.type_of(name, shape, kind, model)]
         plan[name] = (shape, dtype, functools.partial(_load_rotated, load, heads) if heads else load)
