@@ -2,6 +2,7 @@
 
 transformers up to 5.23, remote code     forward(past_key_values=...)    output.past_key_values
 transformers since 5.24                  forward(cache=...)              output.cache
+Mamba, xLSTM                             forward(cache_params=...)       output.cache_params
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from xtuner.model import prompts
 from xtuner.model.adapters import virtual_tokens
 from xtuner.model.base import base_model
 
+# The first of these that a forward takes.
+_CACHES = ("cache", "past_key_values", "cache_params")
+
 
 class CachedForward:
     """Calls the forward of `model` with the arguments that its family accepts."""
@@ -25,7 +29,7 @@ class CachedForward:
     def __init__(self, model: Any) -> None:
         self._model = model
         names = inspect.signature(base_model(model).forward).parameters
-        self.cache_name = "cache" if "cache" in names else "past_key_values"
+        self.cache_name = next((name for name in _CACHES if name in names), _CACHES[1])
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
         self.takes_positions = "position_ids" in names
 
@@ -57,7 +61,7 @@ class CachedForward:
         with _adding(base_model(self._model), to_decoder):
             out = model(**inputs, **{self.cache_name: cache}, use_cache=True, **kept, **more)
         # New outputs warn when the old name is read.
-        cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
+        cache = out.cache if hasattr(out, "cache") else getattr(out, self.cache_name, None)
         let_grow(cache)
         return (out.logits if all_logits else out.logits[:, -1]).float(), cache
 

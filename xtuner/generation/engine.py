@@ -1,6 +1,7 @@
 """All answers of one model, generated together, one token per step.
 
     next_request() ──> reading its prompt ──> batch of its adapter, one token a step
+         or its cache, if a neighbour has read it                │
                               ^                                  │
     kept keys and values ─────┴──────────── ended, cancelled, late
 
@@ -23,6 +24,7 @@ from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.limits import end_ids, positions_change_at
 from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import Request
+from xtuner.generation.shared_prompt import SharedPrompt
 from xtuner.model.base import device_of
 
 CHUNK_WITH_LOGITS = 128  # tokens of a prompt that are read at once if the logits after each are needed
@@ -66,6 +68,7 @@ class Engine:
         self._same_until = positions_change_at(model)
         self._reading: Request | None = None
         self._groups: list[_Group] = []
+        self.num_read = 0  # tokens of prompts that were read
 
     @property
     def running(self) -> list[Request]:
@@ -118,7 +121,8 @@ class Engine:
     def _begin(self, request: Request) -> None:
         request.begin(self.tokenizer, self.ends, self.device)
         request.positions = self._reader.positions(request.prompt)
-        if self._cache is not None and not request.wants_prompt_logits:
+        is_shared = request.shared is not None and request.shared.is_read
+        if self._cache is not None and not (request.wants_prompt_logits or is_shared):
             found = self._cache.take(request.prompt, request.adapter, self._same_until)
             request.cache, request.num_read = found
             request.num_reused = request.num_read
@@ -127,6 +131,9 @@ class Engine:
         """Read the next tokens of a prompt and return their number; after the last it joins a batch."""
         if not request.has_begun:
             self._begin(request)
+        if request.shared is not None and request.shared.is_read:
+            self._answer_from(request, request.shared)
+            return 0
         budget = min(budget, CHUNK_WITH_LOGITS) if request.wants_prompt_logits else budget
         start, end = request.num_read, min(len(request.prompt), request.num_read + budget)
         end = self._reader.whole(request.prompt, end)
@@ -136,14 +143,32 @@ class Engine:
                 # A family without a cache reads its prompt as a whole.
                 start, end = 0, len(request.prompt)
                 logits, _ = self._read(request, None, start, end)
+        self.num_read += end - start
         request.cache, request.num_read = cache, end
         if end == len(request.prompt):
-            self._reading = None
-            if request.end_prompt() or request.push(logits):
-                self._keep(request, request.cache, end)
+            if request.shared is None:
+                self._answer(request, logits)
             else:
-                self._join(request)
+                request.shared.put(cache, logits)
+                self._answer_from(request, request.shared)
         return end - start
+
+    def _answer_from(self, request: Request, shared: SharedPrompt) -> None:
+        """Begin the answer after a prompt that was read, for `request` or for a neighbour."""
+        # What waits for nobody is dropped with its last reference.
+        request.shared = None
+        request.num_reused += len(request.prompt) - request.num_read
+        request.num_read = len(request.prompt)
+        request.cache, logits = shared.take()
+        self._answer(request, logits)
+
+    def _answer(self, request: Request, logits: torch.Tensor) -> None:
+        """Choose the first token; the request joins a batch unless its answer has ended."""
+        self._reading = None
+        if request.end_prompt() or request.push(logits):
+            self._keep(request, request.cache, request.num_read)
+        else:
+            self._join(request)
 
     def _read(self, request: Request, cache: Any, start: int, end: int) -> tuple[torch.Tensor, Any]:
         """The logits [vocabulary] after the tokens of the prompt from `start` to `end`, and the cache."""

@@ -24,6 +24,7 @@ from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.limits import answer_room, context_length
 from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import COMPLETE, End, Event, Failed, Request, Sampling
+from xtuner.generation.shared_prompt import share_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ class Completion:
     finish: str
     seconds: float
     first_seconds: float = 0.0  # until the first token
-    reused: int = 0  # tokens of the prompt whose keys and values were kept from before
+    reused: int = 0  # tokens of the prompt that were read before, for this dialogue or for a neighbour
 
     @property
     def is_complete(self) -> bool:
@@ -131,6 +132,7 @@ def complete_all(
         make_request(model, prompt, sampling, listener.listen)
         for (prompt, sampling), listener in zip(asked, listeners, strict=True)
     ]
+    share_prompts(requests)
 
     def check() -> None:
         if cancelled is not None and cancelled():

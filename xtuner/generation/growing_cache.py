@@ -3,11 +3,13 @@
     DynamicLayer of transformers   [k1 k2 k3] + k4  ->  [k1 k2 k3 k4]        all copied for each token
     GrowingLayer                   [k1 k2 k3 __ __] ->  [k1 k2 k3 k4 __]     copied when the room is used up
 
-A cache has one owner: appending after a crop overwrites the cropped tokens.
+A cache has one owner: appending after a crop overwrites the cropped tokens. `forked` gives further owners
+one each, which reads the same tensors and never writes into them.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -23,11 +25,13 @@ class GrowingLayer(DynamicLayer):
     keys: Any
     values: Any
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, owns: bool = True) -> None:
+        """`owns`: tokens that a crop has removed may be overwritten in the tensors of `layer`."""
         super().__init__()
         super().lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
-        self._key_room, self._value_room = layer.keys, layer.values
+        room = slice(None if owns else 0)
+        self._key_room, self._value_room = layer.keys[..., room, :], layer.values[..., room, :]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Start again after a reset."""
@@ -84,6 +88,26 @@ def can_repeat(cache: Any) -> bool:
     """Whether several rows can go on from copies of `cache`: keys and values, in windows or not."""
     layers = getattr(cache, "layers", None) or []
     return bool(layers) and all(type(layer) in (*_PLAIN, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def forked(cache: Any, is_last: bool = False) -> Any:
+    """A cache with the tokens of `cache`, which is left as it is; `is_last`: nobody else needs `cache`.
+
+    Keys and values are not copied before the next token. States are written in place, so they are copied.
+    """
+    from transformers import DynamicCache
+
+    if type(cache) is DynamicCache and can_repeat(cache):
+        found = copy.copy(cache)
+        found.layers = [_forked_layer(layer) for layer in cache.layers]
+        return found
+    return cache if is_last else copy.deepcopy(cache)
+
+
+def _forked_layer(layer: Any) -> Any:
+    # Windows move by making new tensors.
+    is_plain = type(layer) in _PLAIN and layer.is_initialized
+    return GrowingLayer(layer, owns=False) if is_plain else copy.copy(layer)
 
 
 def crop(cache: Any, surplus: int) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -17,6 +17,9 @@ from xtuner.errors import XTunerError
 from xtuner.generation.choose import Chooser
 from xtuner.generation.pictures import Picture
 from xtuner.generation.text_stream import TextStream, decode
+
+if TYPE_CHECKING:
+    from xtuner.generation.shared_prompt import SharedPrompt
 
 
 class Mask(Protocol):
@@ -118,6 +121,7 @@ class Request:
     deadline: float = float("inf")  # in seconds of time.monotonic()
     cancelled: bool = False
     pictures: Sequence[Picture] = ()  # whose ids are in the prompt
+    shared: SharedPrompt | None = None  # of neighbours with the same prompt, until the answer begins
     ids: list[int] = field(default_factory=list)
     cache: Any = None
     has_begun: bool = False

@@ -22,6 +22,7 @@ from xtuner.generation.engine import Engine
 from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import Failed, Request
+from xtuner.generation.shared_prompt import share_prompts
 from xtuner.language import speaking_here, translate
 from xtuner.log import logger
 
@@ -154,6 +155,7 @@ class Scheduler:
                 raise QueueFullError(
                     f"{len(self._queue)} requests wait already, {self.max_waiting} may: try again later"
                 )
+            share_prompts(requests)
             for request in requests:
                 self._queue.add(request)
             self._changed.notify_all()
