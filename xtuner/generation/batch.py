@@ -4,7 +4,8 @@
     row 2   p q r s t | u
     row 3   . . . . x | y          after row 2 has left, two columns are removed too
 
-A row joins after its prompt was read separately. Caches other than plain keys and values (sliding windows,
+A row joins after its prompt was read separately, and all that have joined are copied together before the next
+token. Caches other than plain keys and values (sliding windows,
 states) cannot be padded, and rotary positions that depend on the longest row would change for all rows: each
 of those rows is a separate batch.
 """
@@ -97,6 +98,7 @@ class Batch:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._cache: Any = None
+        self._joining: list[Any] = []  # caches of rows that have joined since the last token
         self._joins = False
         self.lengths: list[int] = []  # tokens of each row that have been read
         self._shifts: list[int] = []  # of the positions of its next tokens against their numbers
@@ -108,17 +110,30 @@ class Batch:
     def add(self, cache: Any, length: int, shift: int = 0) -> None:
         """Add a row of `length` tokens at the end, whose next token has the position `length + shift`."""
         if not self.lengths:
-            self._cache, self._joins = cache, self._reader.joins(cache)
-        else:
-            width = max(*self.lengths, length) + self._reader.num_virtual
-            for mine, new in zip(filled(self._cache), filled(cache), strict=True):
-                mine.keys = torch.cat([_padded(mine.keys, width), _padded(new.keys, width)])
-                mine.values = torch.cat([_padded(mine.values, width), _padded(new.values, width)])
+            self._joins = self._reader.joins(cache)
+        self._joining.append(cache)
         self.lengths.append(length)
         self._shifts.append(shift)
 
+    def _join(self) -> None:
+        """Let the cache have the rows that have joined."""
+        caches = [*([] if self._cache is None else [self._cache]), *self._joining]
+        self._joining = []
+        if not caches:
+            return
+        self._cache, *others = caches
+        if others:
+            # Each layer is freed when it was copied.
+            new = [_taken(cache) for cache in others]
+            for mine in filled(self._cache):
+                layers = [mine, *(each.pop(0) for each in new)]
+                width = max(layer.keys.shape[-2] for layer in layers)
+                mine.keys = torch.cat([_padded(layer.keys, width) for layer in layers])
+                mine.values = torch.cat([_padded(layer.values, width) for layer in layers])
+
     def read(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """The logits [rows, vocabulary] after each row; all but its last token were read before."""
+        self._join()
         if self._cache is None:  # a family without a cache reads the whole row again
             (row,) = rows
             logits, self._cache = self._reader.read(row, 0, None)
@@ -138,6 +153,7 @@ class Batch:
 
     def row_cache(self, index: int) -> Any:
         """The keys and values of one row, or None if there are none; a copy if the batch has other rows."""
+        self._join()
         if len(self.lengths) == 1:
             return self._cache
         from transformers import DynamicCache
@@ -155,6 +171,7 @@ class Batch:
 
     def remove(self, indices: set[int]) -> None:
         """Remove rows, and the columns that are padding in all other rows."""
+        self._join()
         keep = [i for i in range(len(self.lengths)) if i not in indices]
         width = max(self.lengths)
         self.lengths = [self.lengths[i] for i in keep]
@@ -169,6 +186,13 @@ class Batch:
                 layer.values = layer.values[rows.to(layer.values.device), :, start:]
 
 
+def _taken(cache: Any) -> list[Any]:
+    """The layers of `cache` that hold keys, which is empty then."""
+    layers, cache.layers = filled(cache), []
+    return layers
+
+
 def _padded(states: torch.Tensor, width: int) -> torch.Tensor:
     """`states` [rows, heads, tokens, size] with zeros before them up to `width` tokens."""
-    return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))
+    missing = width - states.shape[-2]
+    return torch.nn.functional.pad(states, (0, 0, missing, 0)) if missing else states
