@@ -1,11 +1,11 @@
-"""Sampling several answers to each prompt, as learning from rewards does: prompts read once, and for each answer.
+"""Sampling several answers to each prompt, as for rewards: prompts are read once, and for each answer.
 
     python benchmarks/group_sampling.py            a model of random weights, three rounds, five minutes
     python benchmarks/group_sampling.py --quick    two rounds of short prompts, a minute
     python benchmarks/group_sampling.py --write    also into RESULTS.md
 
 Both ways run in one process in turns and give the same tokens, which is checked. Ratios are medians over
-neighbours of the same round. Prompt tokens are those that the engine reads; they do not depend on the machine.
+neighbours of the same round. Prompt tokens are those that the engine reads, on any machine the same.
 """
 
 from __future__ import annotations
