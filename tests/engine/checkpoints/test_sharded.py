@@ -3,17 +3,19 @@
 Those of several processes: tests/parallel/test_sharded.py.
 """
 
+import io
 import os
 import pickle
 import resource
 import shutil
+from pathlib import PurePosixPath
 
 import pytest
 import torch
 
 from xtuner.engine.build import build_run
 from xtuner.engine.checkpoints.files import find_fault, find_last, find_whole, load_checkpoint
-from xtuner.engine.checkpoints.sharded import ShardedWriter, separate
+from xtuner.engine.checkpoints.sharded import ShardedWriter, _Unpickler, separate
 from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.parallel.world import World
@@ -201,3 +203,10 @@ def test_a_replacement_that_was_killed_is_undone_before_a_run_resumes(toy_config
     (only,) = tmp_path.glob("*.pth")
     only.rename(only.with_name(f".{only.name}.old"))
     assert torch.equal(bits(train(config, tmp_path, resume=True)), bits(whole))
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_any_python_reads_the_paths_of_another(module):
+    """Python 3.13 names their class differently."""
+    pickled = f"c{module}\nPosixPath\n(S'a'\ntR.".encode()
+    assert _Unpickler(io.BytesIO(pickled)).load() == PurePosixPath("a")

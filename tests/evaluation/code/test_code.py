@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,8 @@ def test_a_model_answers_or_continues_as_it_was_trained(here, learned, run, more
         "own": {"pass@1": 0.5},
     }
     assert [line["outcome"] for line in lines] == ["passed", "passed", "passed", "failed"]
-    assert lines[3]["stderr"].endswith("assert 0\nAssertionError")
+    # Since Python 3.13 the wrong part of a line is marked below it.
+    assert re.search(r"assert 0\n[ ^~]*\n?AssertionError$", lines[3]["stderr"])
     page = (folder / "answers.html").read_text(encoding="utf-8")
     assert "a test fails, or the program does not run" in page
     assert "AssertionError" in page

@@ -21,7 +21,7 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Hashable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
@@ -245,6 +245,8 @@ class _Unpickler(pickle.Unpickler):
             return getattr(torch, name)
         if (module, name) in _PLAIN_CLASSES:
             return super().find_class(module, name)
+        if (module, name) in _PATHS:
+            return PurePosixPath
         raise pickle.UnpicklingError(f"{module}.{name}")
 
 
@@ -258,7 +260,9 @@ _METADATA_CLASSES = {
     "_MEM_FORMAT_ENCODING",
     "_StorageInfo",
 }
-_PLAIN_CLASSES = {("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath")}
+_PLAIN_CLASSES = {("torch", "Size"), ("torch.serialization", "_get_layout")}
+# Python 3.13 alone has its paths in a module of their own.
+_PATHS = {("pathlib", "PosixPath"), ("pathlib._local", "PosixPath")}
 
 
 class _Reader(FileSystemReader):
