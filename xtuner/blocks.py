@@ -19,6 +19,10 @@ LOSS_BLOCK = {"cpu": 56 * 2**20, "gpu": 256 * 2**20}
 SOFTMAX_PART = {"cpu": 4 * 2**20, "gpu": 64 * 2**20}
 # Tokens of a block of a large vocabulary's logits: each block reads the whole head.
 LOSS_ROWS = 256
+# Tokens for which a KV cache has room when it is copied.
+CACHE_ROOM = 256
+# Answers that are generated at a time for rewards, unless `rollouts.max_running` says.
+ANSWERS_AT_ONCE = 64
 
 
 def cpu_or_gpu(device: str) -> str:

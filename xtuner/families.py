@@ -31,6 +31,7 @@ class Sizes:
     head_norms: bool = False  # queries and keys have one each
     tied: bool = False  # unless the config says
     head_dim: int | None = None  # unless the config says
+    window_pattern: int = 0  # one of so many layers has no window, unless the config says
     linear_attention: bool = False  # in most layers, as Qwen3-Next has it
     gated_queries: bool = False  # a gate as wide as the queries beside them
     shared_width: Callable[[Mapping[str, Any]], int] = lambda cfg: 0  # of the expert that all tokens pass
@@ -205,10 +206,13 @@ FAMILIES: dict[str, Family] = {
         packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
     ),
     "gemma2": Family(
-        packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True)),
+        packs=True,
+        sizes=Sizes(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True), window_pattern=2),
     ),
     "gemma3": Family(images=Images()),
-    "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
+    "gemma3_text": Family(
+        packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True, window_pattern=6),
+    ),
     # Their weights are clamped in place.
     "gemma3n_text": Family(weights_read=("correction_coefs", "prediction_coefs")),
     "gemma4": Family(images=Images()),
@@ -228,7 +232,7 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(
             bias=lambda cfg: _ATTENTION | {"gate_up_proj", "down_proj", "router"}
             | ({"o_proj"} if cfg.get("attention_bias", True) else set()),
-            sinks=True,
+            sinks=True, window_pattern=2,
         ),
     ),
     "granite": Family(packs=True),
@@ -270,7 +274,10 @@ FAMILIES: dict[str, Family] = {
     "llama4": Family(images=Images(packs=True, projector="multi_modal_projector")),
     "llama4_text": Family(
         packs=True,
-        sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
+        sizes=Sizes(
+            shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True),
+            window_pattern=4,
+        ),
     ),
     "llava": Family(images=Images(packs=True)),
     "llava_llama": Family(images=Images(packs=True), ours=True),

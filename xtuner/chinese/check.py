@@ -84,6 +84,10 @@ REPORT = {
     "loss": "损失",
     "layer": "单层计算",
     "step": "更新",
+    "KV cache": "KV 缓存",
+    "         sampling holds up to {rows} answers of {prompt} + {answer} tokens: a KV cache of {size}": (
+        "         采样时最多同时有 {rows} 个回答，各 {prompt} + {answer} 个 token：KV 缓存 {size}"
+    ),
     "process": "进程自身",
     "allocator": "分配器预留",
     "mapped file": "映射的文件",

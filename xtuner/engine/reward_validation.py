@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 
+from xtuner.blocks import ANSWERS_AT_ONCE
 from xtuner.dataset.prompt_dataset import PromptDataset
 from xtuner.engine.batches.rollouts import Rollouts, answers_to
 from xtuner.engine.validation import ValLoop, resting
-
-# Answers between two looks at whether the run is to stop.
-PROMPTS_AT_ONCE = 64
 
 
 class RewardValLoop(ValLoop):
@@ -45,10 +43,10 @@ class RewardValLoop(ValLoop):
         sampling = self.rollouts.sampling(self.dataset, temperature=0.0)
         total = torch.zeros(4 + len(self.rollouts.rewards.names), dtype=torch.float64)
         # As many rounds on all processes, which stop together; one may have no prompt in the last.
-        for start in range(0, -(-len(self.dataset) // size), PROMPTS_AT_ONCE):
+        for start in range(0, -(-len(self.dataset) // size), ANSWERS_AT_ONCE):
             if run.train_loop is not None and run.train_loop.stop_asked():
                 return None
-            some = own[start : start + PROMPTS_AT_ONCE]
+            some = own[start : start + ANSWERS_AT_ONCE]
             found = answers_to(run, self.rollouts, self.dataset, some, [sampling] * len(some))
             lengths = sum(len(completion.ids) for completion in found.completions)
             numbers = [len(some), found.rewards.sum(), lengths, found.is_cut.sum(), *found.scores.sum(0)]

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from xtuner.blocks import as_recompute
+from xtuner.blocks import ANSWERS_AT_ONCE, as_recompute
 from xtuner.config.internvl import general_model
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import by_trainer, trains_all
 from xtuner.estimate.adapters import PROMPTS, adapter_tensors
 from xtuner.estimate.images import trained_of_images
+from xtuner.estimate.kv_cache import Sampled
 from xtuner.estimate.llava import MODEL as LLAVA
 from xtuner.estimate.llava import image_tokens, trained_of_llava
 from xtuner.estimate.machine import Machine
@@ -111,6 +112,7 @@ def read_training(
         copies=int(full and _keeps_copy(model)),
         reference_bytes=reference_bytes,
         image_trained=_image_trained(model, shape),
+        sampled=_sampled(config, shape, adapter),
         by_trainer=by_trainer(config),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
@@ -126,6 +128,25 @@ def _batch(config: Mapping[str, Any], loader: Mapping[str, Any]) -> int:
         return batch
     divided = _number(_dict(config.get("optim_wrapper")).get("accumulative_counts"), 1)
     return -(-batch * _number(rollouts.get("count"), 8) // divided)
+
+
+def _sampled(config: Mapping[str, Any], shape: Shape, adapter: Mapping[str, Any]) -> Sampled | None:
+    """The answers that a process samples at a time, for training or validation; None without `rollouts`."""
+    rollouts, loader = _dict(config.get("rollouts")), _dict(config.get("train_dataloader"))
+    if not rollouts:
+        return None
+    rows = _number(loader.get("batch_size"), 1) * _number(rollouts.get("count"), 8)
+    if validation := _dict(config.get("val_dataloader")):
+        # A fraction of data whose size is not known may be as many as are answered at a time.
+        rows = max(rows, min(ANSWERS_AT_ONCE, _number(validation.get("held_out"), ANSWERS_AT_ONCE)))
+    rows = min(rows, _number(rollouts.get("max_running"), ANSWERS_AT_ONCE))
+    answer = _number(rollouts.get("max_new_tokens"), 512)
+    prompt = sample_length(config, shape) - answer
+    if shape.context:
+        prompt = min(prompt, shape.context - 1)
+        answer = min(answer, shape.context - prompt)
+    virtual = _number(adapter.get("num_virtual_tokens"), 0) if _word(adapter.get("type")) in PROMPTS else 0
+    return Sampled(rows, prompt + virtual, answer)
 
 
 def _keeps_copy(model: Mapping[str, Any]) -> bool:

@@ -65,11 +65,15 @@ def _of_trainer(text: str) -> str:
 
 
 def _changes(run: Training) -> Iterator[tuple[str, Training]]:
+    if run.sampled and run.sampled.rows > 1:
+        rows = run.sampled.rows // 2
+        yield f"rollouts.max_running = {rows}", replace(run, sampled=replace(run.sampled, rows=rows))
     if run.batch > 1:
         batch, more = run.batch // 2, run.accumulate * 2
+        # The answers of an update are divided into batches; their number is that of its prompts.
+        size = "" if run.sampled else f"train_dataloader.batch_size = {batch}{translate(' and ')}"
         yield (
-            f"train_dataloader.batch_size = {batch}{translate(' and ')}"
-            f"optim_wrapper.accumulative_counts = {more}",
+            f"{size}optim_wrapper.accumulative_counts = {more}",
             replace(run, batch=batch, tokens=run.tokens * batch // run.batch, accumulate=more),
         )
     if run.copies or run.reference_bytes:
@@ -91,7 +95,13 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
         optimizer = "bitsandbytes.optim.AdamW8bit"
         yield f"optim_wrapper.optimizer.type = {optimizer}", replace(run, states=ADAMW_8BIT)
     length = run.tokens // run.batch
-    yield f"max_length = {length // 2}", replace(run, tokens=run.tokens // 2)
+    if run.sampled:
+        answer = max(1, run.sampled.answer // 2)
+        fewer = run.batch * (run.sampled.answer - answer)
+        shorter = replace(run, tokens=run.tokens - fewer, sampled=replace(run.sampled, answer=answer))
+        yield f"rollouts.max_new_tokens = {answer}", shorter
+    else:
+        yield f"max_length = {length // 2}", replace(run, tokens=run.tokens // 2)
     if run.is_full:
         narrow = min(run.weight_bytes, run.compute_bytes)
         adapter = replace(run, rank=64, weight_bytes=narrow, states=ADAMW, part=None)

@@ -15,7 +15,7 @@ from xtuner.estimate.fixes import fixes
 from xtuner.estimate.images import with_images
 from xtuner.estimate.llava import with_llava
 from xtuner.estimate.machine import Machine, find_machine
-from xtuner.estimate.memory import Memory, size_text, weight_bytes
+from xtuner.estimate.memory import Memory, sampling_bytes, size_text, weight_bytes
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
@@ -200,7 +200,18 @@ def memory_lines(found: Forecast) -> list[str]:
         translate("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
         translate("         the model has {weights} weights{about}", weights=weights, about=about),
         *(f"         {padded(translate(name), 12)} {size_text(size):>8}" for name, size in parts.items()),
+        *_sampling_lines(found),
     ]
+
+
+def _sampling_lines(found: Forecast) -> list[str]:
+    """What answers need while they are sampled, which may be less than training needs."""
+    sampled = found.training.sampled
+    if sampled is None:
+        return []
+    what = "         sampling holds up to {rows} answers of {prompt} + {answer} tokens: a KV cache of {size}"
+    size = size_text(sampling_bytes(found.shape, found.training))
+    return [translate(what, rows=sampled.rows, prompt=sampled.prompt, answer=sampled.answer, size=size)]
 
 
 def weights_text(number: int) -> str:

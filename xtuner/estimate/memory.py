@@ -16,6 +16,7 @@ weight that is not quantised (and of a number of the residual stream), `c` of a 
       last layer gradients of all layers, and the same of a layer
       embedding  gradients of all, and that of its output
       step       gradients of all, and temporary buffers of the optimiser's step
+      sampling   the KV cache of answers, where they are sampled for rewards
 
 `layer_bytes` are the tensors that a layer saves for backward: by xtuner/model/fused for families with fused
 layers, by autograd in transformers' layers for others. A test counts them.
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 
 from xtuner.blocks import RECOMPUTE, SOFTMAX_PART, TILE, cpu_or_gpu, loss_block
 from xtuner.devices import NVIDIA, kind_of
+from xtuner.estimate.kv_cache import cache_bytes
 from xtuner.estimate.optimizers import bytes_of_large
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.estimate.training import (
@@ -130,12 +132,22 @@ def estimate(shape: Shape, run: Training) -> Memory:
     kept["process"] = base + run_bytes
     # While the model is loaded there is no adapter yet, let alone its optimiser's state.
     later = kept["adapter"] + kept["optimizer"] + run_bytes
+    if cache := sampling_bytes(shape, run):
+        moments["sampling"] = {"KV cache": cache}
     if mapped := mapped_bytes(shape, run):
         moments["loading"] = {"mapped file": max(0, mapped - later)}
     for moment in moments.values():
-        made = sum(moment.values()) if run.is_full else moment.get("activations", 0) + moment.get("layer", 0)
+        grows = ("activations", "layer", "KV cache")
+        made = sum(moment.values()) if run.is_full else sum(moment.get(name, 0) for name in grows)
         moment["allocator"] = int(ALLOCATOR[place] * made)
     return Memory(kept, moments)
+
+
+def sampling_bytes(shape: Shape, run: Training) -> int:
+    """Bytes of the KV cache of the answers that are sampled at a time."""
+    if run.sampled is None:
+        return 0
+    return cache_bytes(shape.cached, run.sampled, run.weight_bytes, run.compute_bytes)
 
 
 def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int, int]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from xtuner.estimate.kv_cache import Cached, read_cached
 from xtuner.families import Sizes, family_of, text_part
 from xtuner.model_folder import ADDED_LAYERS
 
@@ -91,6 +92,7 @@ class Shape:
     encoder: int = 0
     projector: int = 0
     added: tuple[int, ...] = ()  # numbers of the layers that xtuner convert expand has added
+    cached: Cached = field(default_factory=Cached)  # of an answer that is sampled
 
     @property
     def num_weights(self) -> int:
@@ -141,6 +143,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         sizes.head_norms,
         sees,
         added=tuple(cfg.get(ADDED_LAYERS) or ()),
+        cached=read_cached(cfg, sizes, attention.key),
     )
 
 

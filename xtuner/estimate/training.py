@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from xtuner.devices import NVIDIA
+from xtuner.estimate.kv_cache import Sampled
 from xtuner.estimate.optimizers import ADAMW, States, state_bytes
 from xtuner.estimate.shape import Linear, Shape, Tensors
 
@@ -53,6 +54,7 @@ class Training:
     copies: int = 0  # frozen, of all weights: the reference of a method on preferences
     reference_bytes: int = 0  # of another model that is the reference
     image_trained: int = 0  # weights of encoder and projector that are trained
+    sampled: Sampled | None = None  # answers, of a run that learns from rewards
     by_trainer: bool = False  # by the Trainer of transformers, whose models give logits of all tokens at once
 
     @property

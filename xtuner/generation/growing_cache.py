@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-# Tokens written in place between two copies.
-ROOM = 256
+from xtuner.blocks import CACHE_ROOM as ROOM
 
 
 class GrowingLayer(DynamicLayer):
@@ -66,11 +65,18 @@ def _with_room(room: Tensor, held: Tensor, new: Tensor) -> Tensor:
 
 
 def let_grow(cache: Any) -> None:
-    """Give the plain layers of `cache` room; others are unchanged."""
+    """Give the plain layers of `cache` room, and let windows hold no more than they need of a long prompt."""
     layers = getattr(cache, "layers", None) or []
     for number, layer in enumerate(layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
             layers[number] = GrowingLayer(layer)
+        elif type(layer) is DynamicSlidingWindowLayer and layer.is_initialized:
+            layer.keys, layer.values = _compact(layer.keys), _compact(layer.values)
+
+
+def _compact(states: Tensor) -> Tensor:
+    """`states`, copied if it keeps twice as much memory alive."""
+    return states.clone() if states.untyped_storage().nbytes() > 2 * states.nbytes else states
 
 
 def filled(cache: Any) -> list[Any]:

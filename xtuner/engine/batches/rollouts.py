@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from xtuner.blocks import ANSWERS_AT_ONCE
 from xtuner.dataset.collate_fns.flat import flat_collate_fn
 from xtuner.dataset.prompt_dataset import Prompt, PromptDataset
 from xtuner.engine.backend import to_device
@@ -55,7 +56,7 @@ class Rollouts:
         scale_rewards: bool = True,
         leave_one_out: bool = False,
         leave_out_cut: bool = False,
-        max_running: int = 64,
+        max_running: int = ANSWERS_AT_ONCE,
         shown: int = 2,
         shown_every: int = 20,
     ):
