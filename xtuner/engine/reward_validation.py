@@ -37,6 +37,11 @@ class RewardValLoop(ValLoop):
         with resting(run.model):
             return self._rewards()
 
+    def _is_stopped(self) -> bool:
+        """Whether any process has received a signal; a collective."""
+        loop = self.runner.train_loop
+        return loop is not None and bool(loop.stop_asked())
+
     def _rewards(self) -> dict[str, float] | None:
         run, size = self.runner, self.runner.world.size
         own = list(range(len(self.dataset)))[run.world.rank :: size]
@@ -44,13 +49,17 @@ class RewardValLoop(ValLoop):
         total = torch.zeros(4 + len(self.rollouts.rewards.names), dtype=torch.float64)
         # As many rounds on all processes, which stop together; one may have no prompt in the last.
         for start in range(0, -(-len(self.dataset) // size), ANSWERS_AT_ONCE):
-            if run.train_loop is not None and run.train_loop.stop_asked():
+            if self._is_stopped():
                 return None
             some = own[start : start + ANSWERS_AT_ONCE]
             found = answers_to(run, self.rollouts, self.dataset, some, [sampling] * len(some))
+            if found is None:
+                continue
             lengths = sum(len(completion.ids) for completion in found.completions)
             numbers = [len(some), found.rewards.sum(), lengths, found.is_cut.sum(), *found.scores.sum(0)]
             total += torch.tensor(numbers, dtype=torch.float64)
+        if self._is_stopped():
+            return None
         count, reward, length, cut, *scores = run.world.sum(total).tolist()
         of_each = scores if len(scores) > 1 else []
         values = [value / count for value in (reward, *of_each, length, cut)]

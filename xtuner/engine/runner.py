@@ -26,6 +26,7 @@ from xtuner.devices import is_accelerator
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.memory import explaining_out_of_memory
 from xtuner.engine.optim import PendingUpdate, Update
+from xtuner.engine.randomness import set_rng_state
 from xtuner.engine.resume import Position
 from xtuner.engine.run import Run
 from xtuner.engine.slow_updates import UpdateTimes
@@ -135,6 +136,10 @@ class TrainLoop:
         if value:
             self.max_iters = self._end_of_update
 
+    def stop_noted(self) -> bool:
+        """Whether this process has received a signal, and others perhaps have not."""
+        return bool(self._stop.number)
+
     def stop_asked(self) -> int:
         """The number of a signal that any process has received, or 0; a collective."""
         return self.runner.world.all_reduce_max(self._stop.number)
@@ -203,6 +208,22 @@ class TrainLoop:
         if number := self.stop_asked():
             self.runner.save_now()
             raise SystemExit(128 + number)
+
+    def end_before_update(self, rng: dict[str, Any]) -> None:
+        """End the run if a signal has come while answers of the next update were sampled; a collective.
+
+        The checkpoint is that of the iteration before, with `rng`: the random state before the sampling.
+        """
+        number = self.stop_asked()
+        if not number:
+            return
+        set_rng_state(rng)
+        self.runner.iter -= 1
+        try:
+            self.runner.save_now()
+        finally:
+            self.runner.iter += 1
+        raise SystemExit(128 + number)
 
     def _update(self, loss: torch.Tensor) -> dict[str, Any]:
         """Change the weights, unless the update is skipped; `loss` is this process's part of the update's."""

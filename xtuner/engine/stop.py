@@ -1,6 +1,7 @@
 """A signal that stops a run with a checkpoint.
 
-first signal     recorded; the loop checks it after each iteration, with several processes after each update
+first signal     recorded; the loop checks it after each iteration, with several processes after each update;
+                 sampling for rewards checks it after each token
 a later one      stops the process at once
 """
 

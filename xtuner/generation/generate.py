@@ -139,8 +139,19 @@ def complete_all(
             for request in requests:
                 request.cancelled = True
 
+    def one_by_one() -> Iterator[Request]:
+        for request in requests:
+            check()  # reading many prompts takes long
+            yield request
+
     answer(
-        model, tokenizer, requests, cache=cache, pictures=pictures, max_running=max_running, after_step=check
+        model,
+        tokenizer,
+        one_by_one(),
+        cache=cache,
+        pictures=pictures,
+        max_running=max_running,
+        after_step=check,
     )
     return [
         Completion(

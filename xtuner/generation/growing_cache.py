@@ -74,7 +74,7 @@ def let_grow(cache: Any) -> None:
             layer.keys, layer.values = _compact(layer.keys), _compact(layer.values)
 
 
-def _compact(states: Tensor) -> Tensor:
+def _compact(states: Any) -> Any:
     """`states`, copied if it keeps twice as much memory alive."""
     return states.clone() if states.untyped_storage().nbytes() > 2 * states.nbytes else states
 

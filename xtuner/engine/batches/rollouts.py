@@ -26,6 +26,7 @@ from xtuner.dataset.collate_fns.flat import flat_collate_fn
 from xtuner.dataset.prompt_dataset import Prompt, PromptDataset
 from xtuner.engine.backend import to_device
 from xtuner.engine.batches.indexed import Batches
+from xtuner.engine.randomness import get_rng_state
 from xtuner.errors import ConfigError
 from xtuner.generation.generate import Completion, complete_all
 from xtuner.generation.request import Sampling
@@ -116,19 +117,29 @@ def answers_to(
     dataset: PromptDataset,
     indices: Sequence[int],
     samplings: Sequence[Sampling],
-) -> Sampled:
-    """Answers to the items `indices`, as many to each as there are `samplings` for it, with their rewards."""
+) -> Sampled | None:
+    """Answers to the items `indices`, as many to each as there are `samplings` for it, with their rewards.
+
+    None if this process receives a signal meanwhile.
+    """
     prompts = [dataset.prompt(index) for index in indices]
     count = len(samplings) // max(1, len(prompts))
     of_answers = [prompt for prompt in prompts for _ in range(count)]
     asked = [(prompt.ids, sampling) for prompt, sampling in zip(of_answers, samplings, strict=True)]
 
+    def is_stopped() -> bool:
+        return run.train_loop is not None and run.train_loop.stop_noted()
+
     def sample() -> list[Completion]:
-        return complete_all(run.model.llm, dataset.tokenizer, asked, max_running=rollouts.max_running)
+        return complete_all(
+            run.model.llm, dataset.tokenizer, asked, max_running=rollouts.max_running, cancelled=is_stopped
+        )
 
     # `xtuner test` has no optimizer.
     with run.optim_wrapper.autocast() if run.optim_wrapper else contextlib.nullcontext():
         completions = run.backend.sample_apart(sample)
+    if is_stopped():
+        return None
     answers = [
         Answer(p.asked.shown, c.text, p.asked.reference, p.row, p.place, p.asked.messages)
         for p, c in zip(of_answers, completions, strict=True)
@@ -209,7 +220,7 @@ class RolloutBatches:
 
     def _sample(self, number: int, indices: list[int]) -> list[tuple[list[int], dict[str, Any]]]:
         """The batches of an update, whose answers are sampled now."""
-        begin = time.perf_counter()
+        begin, rng = time.perf_counter(), get_rng_state()
         run, rollouts = self._run, self.rollouts
         # A schedule-free optimizer may show its averaged weights, which are not those that train.
         run.optim_wrapper.go_on()
@@ -219,6 +230,8 @@ class RolloutBatches:
             for answer in range(rollouts.count)
         ]
         sampled = answers_to(run, rollouts, self.dataset, indices, samplings)
+        run.train_loop.end_before_update(rng)
+        assert sampled is not None
         advantages = advantages_of(sampled.rewards, rollouts.scale_rewards, rollouts.leave_one_out).ravel()
         is_left_out = sampled.is_cut if rollouts.leave_out_cut else np.zeros(len(advantages), bool)
         kept = np.flatnonzero(~is_left_out)

@@ -157,7 +157,8 @@ class CheckpointHook(Hook):
         self.finish()
 
     def before_stop(self, runner: Run) -> None:
-        if not self.saves_at(runner):
+        # A run that stops before its first update has saved nothing.
+        if runner.iter < 0 or not self.saves_at(runner):
             logger.info(translate("Saving checkpoint at %d iterations"), runner.iter + 1)
             self._save(runner, f"iter_{runner.iter + 1}.pth")
         self.finish()
