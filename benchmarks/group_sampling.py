@@ -102,7 +102,8 @@ def main(words: list[str] | None = None) -> int:
         tokenizer.save_pretrained(place)
         make_model(Path(place), SMALL, tokenizer)
         found = table(Path(place), shapes, rounds)
-    how = f"{PROMPTS} prompts, {COUNT} answers to each, all at a time, fp32; medians of {rounds} rounds"
+    threads = f"{torch.get_num_threads()} thread(s)"
+    how = f"{PROMPTS} prompts, {COUNT} answers to each, all at a time, fp32, {threads}; medians of {rounds} rounds"
     text = f"{machine()}\n\n{how}\n\n{found}"
     print(text)
     if args.write:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end import test_rollouts
-from tests.end_to_end.test_rollouts import CONFIG, assert_equal, numbers, train, weights
+from tests.end_to_end.test_rollouts import CONFIG, FSDP, assert_equal, numbers, train, weights
 from xtuner import cli
 
 # peft asks for a property that transformers has renamed.
@@ -145,21 +145,21 @@ def test_validation_is_cancelled_at_the_next_token(stopped):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_real_process_that_is_stopped_while_it_samples_goes_on_to_the_bit(stopped, processes):
+@pytest.mark.parametrize(("processes", "more"), [(1, []), (2, []), (2, FSDP)])
+def test_a_real_process_that_is_stopped_while_it_samples_goes_on_to_the_bit(stopped, processes, more):
     """Also if one of two processes gets the signal, and the other samples to the end of its answers."""
     stopped(1)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *sys.path]), "OMP_NUM_THREADS": "1"}
     env |= {"NPROC_PER_NODE": str(processes)} if processes > 1 else {}
-    options = ["--cfg-options", "max_new_tokens=30", "interval=100", "batch_size=2"]
+    options = ["--cfg-options", "max_new_tokens=30", "interval=100", "batch_size=2", *more]
     command = [sys.executable, "-m", "xtuner", "train"]
     work = ["--work-dir", "part", *options]
     found = subprocess.run([*command, "s.py", *work], env=env, timeout=150, capture_output=True, text=True)
     assert found.returncode == 143, found.stderr[-2000:]
     assert "iter_1.pth" in found.stderr
     Path("part/s.py").unlink()
-    for folder, more in (("whole", []), ("part", ["--resume"])):
-        words = [*command, "c.py", "--work-dir", folder, *more, *options]
+    for folder, how in (("whole", []), ("part", ["--resume"])):
+        words = [*command, "c.py", "--work-dir", folder, *how, *options]
         subprocess.run(words, env=env, check=True, timeout=150, capture_output=True)
     assert_equal(weights("whole", 4), weights("part", 4))
     assert numbers("part") == numbers("whole")

@@ -14,6 +14,7 @@ from xtuner.estimate.fixes import fixes
 from xtuner.estimate.forecast import forecast, memory_lines
 from xtuner.estimate.kv_cache import Cached, Sampled, cache_bytes, read_cached
 from xtuner.estimate.memory import size_text
+from xtuner.estimate.processes import Division, process_memory
 from xtuner.families import FAMILIES, Sizes
 from xtuner.generation.engine import Engine
 from xtuner.generation.generate import make_request
@@ -157,6 +158,14 @@ def test_answers_at_a_time(llama_dir):
     assert sampled(validation={"held_out": 0.1}).rows == 64
     assert sampled(validation={"held_out": 10}).rows == 10
     assert sampled(answer=10**6) == Sampled(6, PROMPT, context - PROMPT)
+
+
+def test_with_fsdp_each_process_samples_with_the_whole_weights(llama_dir):
+    """Which it gathers beside its part of them."""
+    found = forecast(config_of(llama_dir, 8, {"type": "LoraConfig", "r": 4}))
+    parts = process_memory(found.shape, found.training, Division("fsdp", 4, 4)).device.moments["sampling"]
+    assert parts["KV cache"] == found.memory.moments["sampling"]["KV cache"]
+    assert parts["gathered"] >= found.memory.kept["weights"]
 
 
 def test_what_saves_memory_where_answers_are_sampled(llama_dir):

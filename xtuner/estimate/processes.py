@@ -209,6 +209,8 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
             "step": alone.moments["step"].get("step", 0) * trained // all_trained,
         },
     }
+    if run.sampled is not None:  # with the whole weights
+        changes["sampling"] = {"gathered": outside + _travelling(shape, run)}
     for name, size in _copies(shape, run).items():
         moment, _, kind = name.rpartition("/")
         changes[moment][kind] = alone.moments[moment].get(kind, 0) - size
