@@ -103,7 +103,8 @@ def main(words: list[str] | None = None) -> int:
         make_model(Path(place), SMALL, tokenizer)
         found = table(Path(place), shapes, rounds)
     threads = f"{torch.get_num_threads()} thread(s)"
-    how = f"{PROMPTS} prompts, {COUNT} answers to each, all at a time, fp32, {threads}; medians of {rounds} rounds"
+    how = f"{PROMPTS} prompts, {COUNT} answers to each, all at a time, fp32, {threads}; "
+    how += f"medians of {rounds} rounds"
     text = f"{machine()}\n\n{how}\n\n{found}"
     print(text)
     if args.write:
