@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from xtuner.singular import filled
+
 LANGUAGES = ("en", "zh")
 _VARIABLE = "XTUNER_LANG"
 _HERE: ContextVar[str | None] = ContextVar("language", default=None)
@@ -67,7 +69,7 @@ def translate(text: str, /, **values: Any) -> str:
         from xtuner.chinese import CHINESE
 
         text = CHINESE.get(text, text)
-    return text.format(**values) if values else text
+    return filled(text, **values) if values else text
 
 
 def cells(text: str) -> int:

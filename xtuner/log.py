@@ -20,6 +20,7 @@ from typing import Any
 
 from xtuner import dist
 from xtuner.language import translate
+from xtuner.singular import agreeing
 
 FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
 
@@ -27,6 +28,16 @@ logger = logging.getLogger("xtuner")
 _said: set[Any] = set()
 # Lines that wait for a file; a command that never opens one keeps the newest.
 MAX_EARLIER = 1000
+
+
+def _agree(record: logging.LogRecord) -> bool:
+    """Keep `record`, with singular words behind a number of one."""
+    if isinstance(record.args, tuple) and isinstance(record.msg, str):
+        record.msg = agreeing(record.msg, record.args)
+    return True
+
+
+logger.addFilter(_agree)
 
 
 class _StderrHandler(logging.StreamHandler):

@@ -15,6 +15,7 @@ LAYERS = {
             "log",
             "language",
             "chinese",
+            "singular",
             "locks",
             "extras",
             "paths",

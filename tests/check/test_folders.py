@@ -98,7 +98,7 @@ REFUSED = {
     "cut off": (
         holding("model.safetensors.index.json", "model-00001-of-00002.safetensors",
                 without=["model.safetensors"], text=INDEX),
-        "not complete: its index names 1 files that are not there, as model-00002-of-00002.safetensors",
+        "not complete: its index names 1 file that is not there, as model-00002-of-00002.safetensors",
     ),
     "pointers": (
         holding("model.safetensors", without=["model.safetensors"], text=POINTER),

@@ -176,7 +176,7 @@ def test_what_is_dropped_or_cut_is_counted_and_named(bos, tmp_path, said):
         ([], "the data is empty"),
         (
             [{"conversation": []}],
-            "none of the 1 rows has anything to train on: 1 with no conversation in them",
+            "none of the 1 row has anything to train on: 1 with no conversation in them",
         ),
         (
             conversations(("long prompt " * 9, "a")),

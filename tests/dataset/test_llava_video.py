@@ -127,7 +127,7 @@ def test_videos_that_are_missing_or_broken_are_left_out_and_named(make, folder, 
     rows = [VIDEO] * 60
     data = make([*rows, *bad])
     assert len(data) == 60
-    assert "3 rows are left out, because of their images: " in caplog.text
+    assert "3 rows are left out because of images: " in caplog.text
     assert (counts_of(data).samples, counts_of(data).trained) == (60, 60 * (data[0]["labels"] >= 0).sum())
     for line, message in ((61, "There is no image"), (62, "the video "), (63, "the video ")):
         assert f"data.jsonl line {line}: {message}" in caplog.text
@@ -158,7 +158,7 @@ def test_rows_that_cannot_be_meant_are_faults(row, message, make):
 def test_a_video_that_no_placeholder_asks_for_is_counted(make, caplog):
     """As an image is."""
     assert len(make([{**VIDEO, "conversations": talk("What?")}])[0]["cumulative_len"]) == 2
-    assert "1 rows have more images than <image> in their text, or are cut before one" in caplog.text
+    assert "1 row has more images than <image> in the text, or a cut before one" in caplog.text
 
 
 def test_the_tag_in_a_row_without_a_video_is_text(make, tokenizer):

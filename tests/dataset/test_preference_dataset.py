@@ -117,7 +117,7 @@ def test_a_pair_without_one_of_its_answers_is_left_out_and_counted(tokenizer, ca
     places = {place for i in range(len(dataset)) for place in dataset.source_places(i)}
     assert places == {f"row {i} (counted from 0)" for i in range(60)}
     said = [record.getMessage() for record in caplog.records]
-    assert "data: 1 pairs of more than max_packed_length = 45 tokens left out" in said
+    assert "data: 1 pair of more than max_packed_length = 45 tokens left out" in said
     assert any("row 60 (counted from 0): the row has no field" in line for line in said)
     assert dataset.stats["rows"] == 63
 

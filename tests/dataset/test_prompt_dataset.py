@@ -57,8 +57,8 @@ def test_long_prompts_are_left_out_and_counted(bos, caplog):
     rows = [{"prompt": "a"}, {"prompt": "a " * 50}]
     data = build_prompt_dataset(rows, bos, 20)
     assert len(data) == 1
-    assert "1 prompts are left out" in caplog.text
-    with pytest.raises(DataError, match="no prompt has at most max_length = 1 tokens"):
+    assert "1 prompt is left out" in caplog.text
+    with pytest.raises(DataError, match="no prompt has at most max_length = 1 token"):
         build_prompt_dataset(rows, bos, 1)
     with pytest.raises(ConfigError, match="build_prompt_dataset needs a tokenizer"):
         build_prompt_dataset(rows, None, 20)

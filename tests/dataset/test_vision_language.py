@@ -85,7 +85,7 @@ def test_columns_of_datasets_are_images(folder, images):
         (openai({"type": "image"}), "a message has an image part without an image"),
         (
             {**openai({"type": "image", "image": "a.png"}), "images": ["b.jpg"]},
-            "the row has 1 images, and its messages have parts for 1",
+            "the row has 1 image, and its messages have parts for 1",
         ),
         (
             {"messages": [{"role": "user", "content": f"{PAD}What?"}, ANSWER]},
@@ -114,7 +114,7 @@ def test_images_are_never_cut(folder, images, caplog):
     pads = np.flatnonzero(ids == whole._images.token_id)
     cut = dataset(folder, images, [second, long], max_length=int(pads[-1]))
     assert len(cut) == 1
-    assert "1 conversations are left out, because max_length" in caplog.text
+    assert "1 conversation is left out, because max_length" in caplog.text
     assert len(cut[0]["image_inputs"]) == 1
     between = dataset(folder, images, [second], max_length=int(pads[-1]) - int((np.diff(pads) == 1).sum()))
     assert len(between[0]["image_inputs"][0]["image_grid_thw"]) == 1

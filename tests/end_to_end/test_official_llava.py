@@ -77,7 +77,7 @@ def test_eval_and_predict_read_texts(folder, here, run):
         wanted = sum(float(logprobs[n - 1, ids[n]]) for n in range(start, len(ids)))
         assert value == pytest.approx(wanted, abs=1e-4)
     (here / "ask.jsonl").write_text('{"question": "One?"}\n')
-    assert "1 rows answered" in run("predict", folder, "ask.jsonl", "out.jsonl", *GREEDY[:4], *GREEDY[6:])
+    assert "1 row answered" in run("predict", folder, "ask.jsonl", "out.jsonl", *GREEDY[:4], *GREEDY[6:])
 
 
 def test_mmbench(folder, here, run):

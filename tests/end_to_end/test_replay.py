@@ -87,7 +87,7 @@ def test_an_equal_run_is_equal(here, replay):
     """Every part, every update, exactly; the work dir is as before, and nothing is left elsewhere."""
     before = files(here / "w")
     code, lines = replay("--tolerance", "0")
-    assert (code, lines[-1]) == (0, "Equal: 3 update(s) and all that they depend on")
+    assert (code, lines[-1]) == (0, "Equal: 3 updates and all that they depend on")
     assert [line.split("  ")[0] for line in lines if "equal" not in line][:-2] == []
     assert sum(line.startswith("update ") for line in lines) == 3 * 6
     assert files(here / "w") == before
@@ -105,7 +105,7 @@ def test_a_changed_row(here, replay):
     assert ": the data files changed (train_dataloader.dataset.dataset: d.json: " in lines[-1]
     states = {line[:20].strip(): line for line in lines}
     assert "equal" in states["update 1 input_ids"]
-    assert "DIFFERS  1 of 2 sample(s), first d.json line 1, row 3" in states["update 2 input_ids"]
+    assert "DIFFERS  1 of 2 samples, first d.json line 1, row 3" in states["update 2 input_ids"]
     assert "DIFFERS" in states["update 2 loss"]
 
 
@@ -201,7 +201,7 @@ def test_another_kernel_with_the_same_numbers_is_equal(here, replay, monkeypatch
     code, lines = replay()
     assert code == 0
     cause = "the kernels and precision changed (kernel of attention: blocks -> runs)"
-    assert lines[-1] == f"Equal within the tolerance: 3 update(s), though {cause}"
+    assert lines[-1] == f"Equal within the tolerance: 3 updates, though {cause}"
 
 
 def test_another_version_of_a_package(here, replay):
@@ -210,7 +210,7 @@ def test_another_version_of_a_package(here, replay):
     code, lines = replay()
     assert code == 0
     assert lines[-1].startswith(
-        "Equal within the tolerance: 3 update(s), though the packages changed (transformers: 4.1.0 -> "
+        "Equal within the tolerance: 3 updates, though the packages changed (transformers: 4.1.0 -> "
     )
     assert lines[0].startswith("packages                changed  transformers: 4.1.0 -> ")
 
@@ -232,7 +232,7 @@ def test_the_new_record_is_kept_and_replays(here, replay, capsys):
     found = json.loads("\n".join(lines))
     assert (code, found["is_equal"], len(found["lines"])) == (0, True, 13 + 3 * 6)
     assert cli.main(["replay", "new.json"]) == 0
-    assert "Equal: 3 update(s)" in capsys.readouterr().out
+    assert "Equal: 3 updates" in capsys.readouterr().out
 
 
 def test_mistakes_end_with_2(here, capsys):
@@ -280,7 +280,7 @@ def test_every_way_to_train_replays(options, trained, tmp_path, monkeypatch, rep
     monkeypatch.chdir(tmp_path)
     assert cli.main(["train", "c.py", "--work-dir", "w", "--cfg-options", "max_iters=3", *options]) == 0
     code, lines = replay("--tolerance", "0")
-    assert (code, lines[-1]) == (0, "Equal: 3 update(s) and all that they depend on")
+    assert (code, lines[-1]) == (0, "Equal: 3 updates and all that they depend on")
 
 
 def test_pairs_of_answers_replay(tmp_path, llama_dir, monkeypatch, replay):
@@ -341,7 +341,7 @@ def test_a_llava_of_parts_replays(tmp_path, llama_dir, tokenizer, monkeypatch, r
     (tmp_path / "c.py").write_text(llava.config_of(CONFIG.read_text(encoding="utf-8"), dirs.clip, "d.json"))
     run("train", "c.py", "--work-dir", "w", "--cfg-options", "max_iters=3")
     code, lines = replay("--tolerance", "0")
-    assert (code, lines[-1]) == (0, "Equal: 3 update(s) and all that they depend on")
+    assert (code, lines[-1]) == (0, "Equal: 3 updates and all that they depend on")
     llava.picture_file(tmp_path / "1.png", (0, 250, 0))
     code, lines = replay()
     assert code == 1
@@ -354,5 +354,5 @@ def test_a_variant_of_a_sweep_replays(here, run, replay):
     shutil.rmtree(here / "w")
     shutil.move(here / "s" / "lr=1e-3", here / "w")
     code, lines = replay("--tolerance", "1e-6")
-    equal = "Equal within the tolerance: 3 update(s); all that they depend on is equal"
+    equal = "Equal within the tolerance: 3 updates; all that they depend on is equal"
     assert (code, lines[-1]) == (0, equal)

@@ -161,7 +161,7 @@ def test_a_drawn_seed_and_dropout_are_replayed(toy_config, tmp_path, monkeypatch
     ((again, tokenizer),) = judged
     assert (seen, tokenizer) == (first, None)
     found = compare(record, again, Tolerance(0.0))
-    assert (found.verdict, found.is_equal) == ("Equal: 3 update(s) and all that they depend on", True)
+    assert (found.verdict, found.is_equal) == ("Equal: 3 updates and all that they depend on", True)
 
 
 @pytest.mark.parametrize("changed", ["data", "processes"])

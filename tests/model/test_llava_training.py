@@ -234,7 +234,7 @@ def test_missing_images_are_left_out_and_named(data, dirs, tokenizer, caplog):
     write(data.parent, [*rows * 10, {"image": "c.png", "conversations": TALK}])
     found = dataset(data, dirs.clip, tokenizer)
     assert len(found) == 30
-    assert "1 rows are left out, because of their images: " in caplog.text
+    assert "1 row is left out because of images: " in caplog.text
     assert "data.json line 1, row 31: There is no image /" in caplog.text
     with pytest.raises(DataError, match=r"There is no image .*c\.png"):
         dataset(data, dirs.clip, tokenizer, strict=True)
@@ -274,7 +274,7 @@ def test_a_row_may_have_several_images_in_an_archive(data, dirs, tokenizer, capl
     assert rows[0]["pixel_values"].shape == (2, 3, 56, 56)
     assert torch.equal(rows[0]["pixel_values"], plain[0]["pixel_values"])
     assert torch.equal(rows[1]["pixel_values"], plain[0]["pixel_values"][:1])
-    assert "1 rows have more images than <image> in their text" in caplog.text
+    assert "1 row has more images than <image> in the text" in caplog.text
     items = [rows[0]]
     loss = model(dirs)(flat_collate_fn(items)["data"])["loss"]
     torch.testing.assert_close(loss, reference_loss(reference(dirs), items), rtol=1e-8, atol=0)

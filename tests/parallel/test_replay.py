@@ -61,7 +61,7 @@ def by_one(folder, name, common, **options) -> Comparison:
 def test_as_many_processes_give_the_same(name, two_replayed):
     """Each process with itself, whole weights or parts; DeepSpeed divides them after the record."""
     verdict = json.loads((two_replayed / f"{name}.json").read_text())
-    assert verdict == "Equal: 3 update(s) and all that they depend on"
+    assert verdict == "Equal: 3 updates and all that they depend on"
     record = read_record(find_record(two_replayed / name))
     assert [len(update["processes"]) for update in record["updates"]] == [2, 2, 2]
     assert record["initial"][0]["divided"] == str(name == "fsdp")
@@ -72,7 +72,7 @@ def test_one_process_with_the_same_rows_in_an_update(two_replayed, common):
     """The samples by their rows, the mean of the losses, the norm."""
     found = by_one(two_replayed, "ddp", common, lora=LORA, accumulative_counts=2)
     assert found.is_equal
-    assert found.verdict.startswith("Equal within the tolerance: 3 update(s), though the config changed (")
+    assert found.verdict.startswith("Equal within the tolerance: 3 updates, though the config changed (")
     lines = {line.title: line for line in found.lines}
     assert lines["processes"].detail.startswith("processes: 2 -> 1; accumulative_counts: 1 -> 2")
     assert lines["update 1 rows"].detail.endswith(", in other batches")

@@ -73,7 +73,7 @@ def test_a_chinese_colon_is_a_colon():
 
 
 def test_on_failure_no_part_is_left(tmp_path):
-    with pytest.raises(DataError, match="has 1 rows, too few for 2 parts"):
+    with pytest.raises(DataError, match="has 1 row, too few for 2 parts"):
         split_rows(jsonl_of(tmp_path, [1]), [0.5, 0.5], 0, tmp_path)
     (tmp_path / "test.jsonl").write_text("mine")
     with pytest.raises(ConfigError, match=r"test.jsonl exists"):

@@ -99,7 +99,7 @@ def test_a_list_in_one_line_has_ids_too(here, reward_dir, run):
     Path("d.json").write_text(json.dumps([{"text": "a"}, {"text": "hello " * 20}]) + "\n")
     out = run("score", reward_dir, "d.json", "--max-length", 8)
     assert [(row["id"], row.get("cut")) for row in results()] == [("d.json:1", None), ("d.json:1#2", True)]
-    assert "1 rows were cut at the length that the model reads" in out
+    assert "1 row was cut at the length that the model reads" in out
 
 
 @pytest.mark.parametrize(

@@ -108,12 +108,12 @@ def test_good_pairs_have_no_warnings(checked):
         (
             [{"prompt": "Q", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2}],
             "swapped",
-            "In 1 rows the rejected answer has the higher score (",
+            "In 1 row the rejected answer has the higher score (",
         ),
         (
             [{"prompt": "Q", "chosen": "a", "rejected": [{"role": "assistant", "content": "b"}]}],
             "mixed",
-            "In 1 rows one answer is a text and the other is messages (",
+            "In 1 row one answer is a text and the other is messages (",
         ),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_packed_item_is_a_line_for_each_sample(survey):
     out = console()
     print_stages(out, survey, "en")
     assert lines(out)[-2:] == [
-        "── packed, item 0 (counted from 0): 6 tokens, 1 samples",
+        "── packed, item 0 (counted from 0): 6 tokens, 1 sample",
         "      6 tokens,       2 trained  d.jsonl line 3 (row 2)",
     ]
 

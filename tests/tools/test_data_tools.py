@@ -124,7 +124,7 @@ def test_tokenize_prints_the_folder_of_the_tokens(config, capsys, tmp_path):
     assert lines[0] == "train_dataloader.dataset"
     assert lines[2].split()[1] == str(tmp_path / "cache" / "tokens" / key)
     assert (tmp_path / "cache" / "tokens" / key / "ids.bin").is_file()
-    assert lines[3].startswith("  data: 1 rows;")
+    assert lines[3].startswith("  data: 1 row;")
 
 
 @pytest.mark.parametrize("command", ["check-custom-dataset", "log-dataset", "preprocess tokenize"])
@@ -145,7 +145,7 @@ def test_empty_answers_are_reported(config, capsys):
     (data,) = json.loads(capsys.readouterr().out)["data"]
     assert data["counts"]["empty_answers"] == 1
     (found,) = [finding for finding in data["findings"] if finding["kind"] == "empty_answers"]
-    assert "1 rows have an empty answer" in found["message"]
+    assert "1 row has an empty answer" in found["message"]
     assert "d.jsonl line 2" in found["message"]
 
 
@@ -184,7 +184,7 @@ def test_arxiv_and_refcoco_print_their_output(capsys, tmp_path, monkeypatch):
     assert main([*words, "--categories", "cs.AI"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Save to dst.json",
-        "1 items",
+        "1 item",
         "of 2 papers",
         "left out 1: not valid JSON (src.json line 2)",
     ]

@@ -21,10 +21,8 @@ REPORT = {
     " or ": " 或 ",
     " and ": " 和 ",
     "no errors": "没有错误",
-    "1 error": "1 个错误",
     "{count} errors": "{count} 个错误",
     "no warnings": "没有警告",
-    "1 warning": "1 个警告",
     "{count} warnings": "{count} 个警告",
     "{text!r} is no whole number of at least 1": "{text!r} 不是不小于 1 的整数",
     "memory   unknown: there is no model folder here to read the sizes from": (

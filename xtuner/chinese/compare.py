@@ -35,7 +35,7 @@ COMPARE = {
     "whoever reaches %s can vote": "能访问 %s 的人都可以投票",
     "Open http://%s:%d in a browser (Ctrl-C ends it)": "请在浏览器中打开 http://%s:%d（Ctrl-C 结束）",
     # results
-    "{count:,} rows are in one of the files alone: they are not compared": (
+    "{count:,} rows are in one of the files alone, not compared": (
         "{count:,} 行只在其中一个文件里：不参与比较"
     ),
     "{count:,} rows were not answered by both: they are not compared": (

@@ -22,7 +22,7 @@ DATA = {
     ". All are listed in {report}; strict = True makes them an error": (
         "。全部列在 {report}；设 strict = True 则视为错误"
     ),
-    "data: {count:,} rows left out as they cannot be read: {names}{more}{where}": (
+    "data: {count:,} rows left out as unreadable: {names}{more}{where}": (
         "数据：{count:,} 条无法读取，已略去：{names}{more}{where}"
     ),
     "data: {count:,} rows have an empty answer, of which only the end is supervised: the model learns to say "

@@ -121,7 +121,7 @@ ENGINE = {
         "{what}，因此其中的位置没有意义：请恢复原来的数据，用 load_from 从它的权重开始，或设 "
         "resume_on_other_data = True 从这些数据的同一次迭代继续"
     ),
-    "{path} was saved by {count} process(es), each with its own position in the streamed data, and "
+    "{path} was saved by {count} processes, each with its own position in the streamed data, and "
     "this run has {here}: start as many": (
         "{path} 由 {count} 个进程保存，各有自己在流式数据中的位置，而本次训练有 {here} 个：请启动同样多的进程"
     ),
@@ -210,7 +210,7 @@ ENGINE = {
     "param_scheduler.{i} is a {kind}; use LinearLR, CosineAnnealingLR or ConstantLR": (
         "param_scheduler.{i} 为 {kind}；请用 LinearLR、CosineAnnealingLR 或 ConstantLR"
     ),
-    "the checkpoint was saved with {saved} worker(s) per process reading the stream, and this run has "
+    "the checkpoint was saved with {saved} workers per process reading the stream, and this run has "
     "{here}: set train_dataloader.num_workers as it was": (
         "检查点保存时每个进程有 {saved} 个 worker 读取数据流，而本次训练有 {here} 个：请把 "
         "train_dataloader.num_workers 设回原值"

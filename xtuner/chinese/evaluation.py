@@ -94,7 +94,7 @@ EVALUATION = {
     "{count:,} answers could not be read and count as wrong: see {file}": (
         "{count:,} 个回答无法识别，计为错误：见 {file}"
     ),
-    "{count:,} answers are neither yes nor no and count as yes unless they deny: see {file}": (
+    "{count:,} answers are neither yes nor no, counted as yes where nothing is denied: see {file}": (
         "{count:,} 个回答既不是 yes 也不是 no，没有否定的计为 yes：见 {file}"
     ),
     "{count:,} answers were cut at the length of --max-new-tokens or of the context": (

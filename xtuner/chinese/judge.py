@@ -31,7 +31,7 @@ JUDGE = {
     "judging": "评审",
     "%d of %d verdicts are there already, the judge goes on after them": ("%d/%d 个评审结果已有，从其后继续"),
     "no verdict in its reply": "其回复中没有结论",
-    "{count:,} answers have no grade of the judge, and do not count in its mean: {errors}": (
+    "{count:,} answers have no grade of the judge, left out of its mean: {errors}": (
         "{count:,} 个回答没有得到评分，不计入均值：{errors}"
     ),
     "{count:,} verdicts of {judge}: {a:,} for {name_a}, {b:,} for {name_b}, {ties:,} ties; in {disagree:,} "
@@ -39,7 +39,7 @@ JUDGE = {
         "{judge} 的 {count:,} 个结论：{name_a} 胜 {a:,}，{name_b} 胜 {b:,}，平局 {ties:,}；其中 "
         "{disagree:,} 个因两种顺序不一致，{equal:,} 个因回答相同"
     ),
-    "{count:,} pairs have no verdict, and do not count: {errors}": "{count:,} 对没有结论，不计入：{errors}",
+    "{count:,} pairs have no verdict, not counted: {errors}": "{count:,} 对没有结论，不计入：{errors}",
     "{url} refuses a temperature of 0: answers there may differ each time": (
         "{url} 不接受为 0 的温度：那里的回答每次可能不同"
     ),

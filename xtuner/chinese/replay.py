@@ -54,10 +54,10 @@ REPLAY = {
     "changed": "有变化",
     "not compared": "未比较",
     # details
-    "{count} row(s)": "{count} 行",
-    "{count} sample(s)": "{count} 个样本",
-    "{count} tensor(s)": "{count} 个张量",
-    "{count} of {total} sample(s), first {row}": "{total} 个样本中的 {count} 个，首个为 {row}",
+    "{count} rows": "{count} 行",
+    "{count} samples": "{count} 个样本",
+    "{count} tensors": "{count} 个张量",
+    "{count} of {total} samples, first {row}": "{total} 个样本中的 {count} 个，首个为 {row}",
     "batch {number}": "批次 {number}",
     "batch {batch} of {count}: ": "第 {batch}/{count} 个批次：",
     ", in other batches": "，分批不同",
@@ -84,11 +84,11 @@ REPLAY = {
     "What can be compared is equal, but the updates have other rows: {cause}": (
         "可以比较的部分相同，但更新的数据行不同：{cause}"
     ),
-    "Equal within the tolerance: {count} update(s), though {cause}": (
+    "Equal within the tolerance: {count} updates, though {cause}": (
         "在允许的误差内相同：{count} 次更新，但{cause}"
     ),
-    "Equal within the tolerance: {count} update(s); all that they depend on is equal": (
+    "Equal within the tolerance: {count} updates; all that they depend on is equal": (
         "在允许的误差内相同：{count} 次更新；其依赖的全部内容相同"
     ),
-    "Equal: {count} update(s) and all that they depend on": "相同：{count} 次更新及其依赖的全部内容",
+    "Equal: {count} updates and all that they depend on": "相同：{count} 次更新及其依赖的全部内容",
 }

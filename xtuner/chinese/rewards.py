@@ -56,7 +56,7 @@ REWARDS = {
     "build_prompt_dataset needs a tokenizer, and a max_length of at least 1: it is {max_length}": (
         "build_prompt_dataset 需要 tokenizer，且 max_length 至少为 1：现在是 {max_length}"
     ),
-    "data: %d prompts are left out: they are empty, or longer than max_length = %d": (
+    "data: %d prompts are left out, empty or longer than max_length = %d": (
         "数据：略去 %d 个提示：它们为空，或超过 max_length = %d"
     ),
     "no prompt has at most max_length = {max_length} tokens, the shortest has {shortest}": (

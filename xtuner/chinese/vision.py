@@ -123,8 +123,8 @@ VISION = {
         "{path} 不是 xtuner preprocess refcoco 写出的文件：{error!r}"
     ),
     "%s: %s: its conversation is not trained": "%s：%s：该对话不参与训练",
-    "data: %d rows are left out, because of their images: %s": "数据：%d 行因其图像被略去：%s",
-    "data: %d rows have more images than <image> in their text, or are cut before one: %s": (
+    "data: %d rows are left out because of images: %s": "数据：%d 行因其图像被略去：%s",
+    "data: %d rows have more images than <image> in the text, or a cut before one: %s": (
         "数据：%d 行的图像多于文本中的 <image>，或在其之前被截断：%s"
     ),
     "the text has {count} <image>, and the row {images} images": (

@@ -172,10 +172,10 @@ class LLaVADataset(ImageItems):
                 what = " ({count:,} of {rows:,} rows have a fault)"
                 more = translate(what, count=len(faults), rows=total) if len(faults) > 1 else ""
                 raise DataError(f"{named[0]}{more}")
-            what = "data: %d rows are left out, because of their images: %s"
+            what = "data: %d rows are left out because of images: %s"
             logger.warning(translate(what), len(faults), "; ".join(named[:NAMED_ROWS]))
         if more_images := [number for number, (_, is_more) in enumerate(found) if is_more]:
-            what = "data: %d rows have more images than <image> in their text, or are cut before one: %s"
+            what = "data: %d rows have more images than <image> in the text, or a cut before one: %s"
             places = [text.place(int(rows[number])) for number in more_images[:NAMED_ROWS]]
             logger.warning(translate(what), len(more_images), ", ".join(places))
         return np.setdiff1d(np.arange(total), list(faults))

@@ -82,7 +82,7 @@ def build_prompt_dataset(
     lengths = np.asarray(store.lengths)
     kept = np.flatnonzero((lengths > 0) & (lengths <= max_length))
     if len(lengths) > len(kept):
-        what = translate("data: %d prompts are left out: they are empty, or longer than max_length = %d")
+        what = translate("data: %d prompts are left out, empty or longer than max_length = %d")
         logger.warning(what, len(lengths) - len(kept), max_length)
     if not len(kept):
         what = "no prompt has at most max_length = {max_length} tokens, the shortest has {shortest}"

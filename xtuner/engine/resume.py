@@ -222,7 +222,7 @@ def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
     if len(positions) != run.world.size:
         raise CheckpointError(
             translate(
-                "{path} was saved by {count} process(es), each with its own position in the streamed "
+                "{path} was saved by {count} processes, each with its own position in the streamed "
                 "data, and this run has {here}: start as many",
                 count=len(positions),
                 path=saved["path"],

@@ -13,7 +13,7 @@ from xtuner.survey.pairs import ComparedView
 from xtuner.survey.survey import Survey
 from xtuner.survey.terminal import shortened
 from xtuner.survey.views import RowView, Segment
-from xtuner.survey.wording import count_lines, item_title, length_numbers, sentence, word
+from xtuner.survey.wording import count_lines, counted, item_title, length_numbers, sentence, word
 
 
 def write_page(path: Path, title: str, surveys: Sequence[Survey], lang: str) -> None:
@@ -77,7 +77,7 @@ def _row(view: RowView, lang: str) -> str:
         if numbers is not None:
             stages += f"<details><summary>{key} ({len(numbers):,})</summary><pre>{numbers}</pre></details>"
     text = f'<div class="sample">{_coloured(view.segments)}</div>' if view.segments else ""
-    cut = f'<p class="warning">{view.num_cut_tokens:,} {word("tokens_cut", lang)}</p>'
+    cut = f'<p class="warning">{counted(view.num_cut_tokens, "tokens_cut", lang)}</p>'
     error = f'<p class="warning">{word("failed", lang)}: {escape(view.error)}</p>' if view.error else ""
     return f"<h3>{escape(view.place)}</h3>{text}{cut if view.num_cut_tokens else ''}{error}{stages}"
 
@@ -85,7 +85,7 @@ def _row(view: RowView, lang: str) -> str:
 def _compared(view: ComparedView, lang: str) -> str:
     """A prompt, and its answers side by side."""
     titles = "".join(
-        f"<th>{word(answer.name, lang)} ({answer.num_tokens:,} {word('num_tokens', lang)})</th>"
+        f"<th>{word(answer.name, lang)} ({counted(answer.num_tokens, 'num_tokens', lang)})</th>"
         for answer in view.answers
     )
     cells = "".join(

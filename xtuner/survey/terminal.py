@@ -21,7 +21,7 @@ from xtuner.survey.counts import Counts, Lengths
 from xtuner.survey.pairs import ComparedView
 from xtuner.survey.survey import Survey
 from xtuner.survey.views import ItemView, RowView, Segment
-from xtuner.survey.wording import count_lines, item_title, length_numbers, sentence, word
+from xtuner.survey.wording import count_lines, counted, item_title, length_numbers, sentence, word
 from xtuner.utils import IGNORE_INDEX
 
 TRAINED = "bold green"
@@ -84,7 +84,7 @@ def print_row(console: Console, view: RowView, lang: str) -> None:
         _banner(console, f"{word('text', lang)}  {legend(console, lang)}")
         _print(console, _coloured(view.segments, console))
         if view.num_cut_tokens:
-            _print(console, Text(f"({view.num_cut_tokens:,} {word('tokens_cut', lang)})", "yellow"))
+            _print(console, Text(f"({counted(view.num_cut_tokens, 'tokens_cut', lang)})", "yellow"))
     if view.error:
         _print(console, Text(f"! {word('failed', lang)}: {visible(view.error)}", "bold red"))
 
@@ -95,7 +95,7 @@ def print_compared(console: Console, view: ComparedView, lang: str) -> None:
     _print(console, _coloured(view.prompt, console))
     table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
     for answer in view.answers:
-        title = f"{word(answer.name, lang)}  ({answer.num_tokens:,} {word('num_tokens', lang)})"
+        title = f"{word(answer.name, lang)}  ({counted(answer.num_tokens, 'num_tokens', lang)})"
         table.add_column(title, ratio=1, overflow="fold")
     table.add_row(*(_coloured(answer.segments, console) for answer in view.answers))
     console.print(table)

@@ -7,6 +7,7 @@ from typing import Any
 from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
 from xtuner.dataset.preferences.samples import EQUAL, TIED
 from xtuner.language import LANGUAGES
+from xtuner.singular import filled
 from xtuner.survey.counts import Counts, Lengths
 from xtuner.survey.faults import Finding
 from xtuner.survey.views import ItemView
@@ -163,6 +164,11 @@ def word(key: str, lang: str) -> str:
     return WORDS[key][LANGUAGES.index(lang)]
 
 
+def counted(count: int, key: str, lang: str) -> str:
+    """`count` before its label: "1,200 tokens", "1 token"."""
+    return filled(f"{{count:,}} {word(key, lang)}", count=count)
+
+
 def sentence(finding: Finding, lang: str = "en") -> str:
     """The finding as a sentence."""
     values: dict[str, Any] = {name: _shown(value) for name, value in finding.values.items()}
@@ -172,7 +178,7 @@ def sentence(finding: Finding, lang: str = "en") -> str:
         values["reason"] = reason(finding.values["reason"], lang)
     if finding.kind.startswith("left_out"):
         values["what"] = LEFT_OUT[finding.values["what"]] if lang == "zh" else finding.values["what"]
-    return SENTENCES[finding.kind][LANGUAGES.index(lang)].format(**values)
+    return filled(SENTENCES[finding.kind][LANGUAGES.index(lang)], **values)
 
 
 def reason(text: str, lang: str) -> str:
@@ -197,8 +203,8 @@ def count_lines(counts: Counts, lang: str) -> list[tuple[str, str]]:
 
 def item_title(item: ItemView, lang: str) -> str:
     """Number and size of an item."""
-    tokens = f"{len(item.input_ids):,} {word('num_tokens', lang)}"
-    samples = f"{len(item.samples):,} {word('num_samples', lang)}"
+    tokens = counted(len(item.input_ids), "num_tokens", lang)
+    samples = counted(len(item.samples), "num_samples", lang)
     if lang == "zh":
         return f"打包后的第 {item.index} 条（从 0 数起）：{tokens}，{samples}"
     return f"packed, item {item.index} (counted from 0): {tokens}, {samples}"

@@ -368,7 +368,7 @@ def test_thinking_that_the_template_cuts_is_counted_and_logged(own, tmp_path, ca
             template_map_fn=template_map_fn_factory("auto"),
         )
         told[name] = dataset.stats["left_out"]
-        assert "leaves out thinking of earlier answers in 1 rows (row 0" in caplog.text
+        assert "leaves out thinking of earlier answers in 1 row (row 0" in caplog.text
         assert "one_sample_per_turn = True trains it" in caplog.text
     assert told == {
         "deepseek_r1": {"thinking": 1, "thinking of earlier answers": 1},

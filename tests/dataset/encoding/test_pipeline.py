@@ -69,7 +69,7 @@ def test_a_row_with_a_fault_is_left_out_counted_and_listed(make, said, tmp_path,
     assert listed.startswith(place)
     assert message in listed
     (line,) = said()
-    assert line.startswith(f"data: 1 rows left out as they cannot be read: {listed}")
+    assert line.startswith(f"data: 1 row left out as unreadable: {listed}")
 
 
 @pytest.mark.parametrize("fault", ["broken JSON", "a wrong type", "half of a character"])
@@ -118,7 +118,7 @@ def test_empty_answers_are_counted_and_logged(make, said, tmp_path, conversation
     assert dataset.stats["empty_answers"] == count
     assert dataset.stats["empty_answer_rows"] == [place] * count
     warning = (
-        "data: 1 rows have an empty answer, of which only the end is supervised: the model learns to say "
+        "data: 1 row has an empty answer, of which only the end is supervised: the model learns to say "
         f"nothing ({place})"
     )
     assert said() == [warning] * count
@@ -141,7 +141,7 @@ def test_a_list_and_a_table_go_on_behind_a_wrong_row(bos, tmp_path):
     assert listed.stats["faults"] == [
         f"{tmp_path / 'd.json'} line 26: a row must be an object such as {{...}}; this is 3"
     ]
-    assert table.stats["faults"] == [f"{tmp_path / 'd.csv'} line 27: 2 cells, but 1 names in line 1"]
+    assert table.stats["faults"] == [f"{tmp_path / 'd.csv'} line 27: 2 cells, but 1 name in line 1"]
     assert listed.stats["samples"] == table.stats["samples"] == 26
     with pytest.raises(DataError, match=r"line 26 column \d+: broken JSON"):
         process_hf_dataset(load_dataset(tmp_path / "e.json"), **arguments)

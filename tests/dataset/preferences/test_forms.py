@@ -140,7 +140,7 @@ FAULTS = {
     ),
     "count": (
         {"prompt": "Q", "answers": ["A", "B"], "scores": [1]},
-        "the row has 2 answers and 1 values in 'scores'",
+        "the row has 2 answers and 1 value in 'scores'",
     ),
     "none inside": (
         {"prompt": "Q", "answers": [{"answer": "A", "rank": 1}, {"answer": "B"}]},

@@ -148,7 +148,7 @@ def test_answers_that_are_equal_after_cutting_are_no_pair(tokenizer, caplog):
     rows = [pair("Q", "a " * 40 + "b", "a " * 40 + "c"), pair()]
     dataset = build_preference_dataset(rows, tokenizer, 24, "auto")
     assert len(dataset) == 1
-    assert "data: 1 pairs left out: the tokens of both answers are equal" in caplog.text
+    assert "data: 1 pair left out: the tokens of both answers are equal" in caplog.text
     with pytest.raises(DataError, match="no row has two answers to train on"):
         build_preference_dataset(rows[:1], tokenizer, 24, "auto")
 
@@ -172,7 +172,7 @@ def test_scores_that_prefer_the_rejected_answer_are_a_warning(tokenizer, caplog)
         f"in 4 rows the rejected answer has the higher score ({places}, ...): are both swapped?"
         in caplog.text
     )
-    assert "in 1 rows one answer is a text and the other is messages (row 4" in caplog.text
+    assert "in 1 row one answer is a text and the other is messages (row 4" in caplog.text
 
 
 # --- labels ----------------------------------------------------------------------------------------------

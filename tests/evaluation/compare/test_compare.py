@@ -93,7 +93,7 @@ def test_rows_that_cannot_be_compared_are_counted(here):
     pairs, notes = read_pairs((a, b))
     assert [pair.id for pair in pairs] == ["1"]
     assert notes == [
-        "1 rows are in one of the files alone: they are not compared",
+        "1 row is in one of the files alone, not compared",
         "2 rows were not answered by both: they are not compared",
     ]
 
@@ -245,8 +245,8 @@ def test_the_server_refuses_what_is_no_vote(server, path, data, headers, code):
 
 def test_two_files_give_a_page_and_numbers(files, run):
     out = run("compare", *files)
-    assert "3 rows: 1 answers are the same\n" in out
-    line = "numeric: 0.3333 for one, 0.6667 for two; better in 0 and 1 rows, equal in 2\n"
+    assert "3 rows: 1 answer is the same\n" in out
+    line = "numeric: 0.3333 for one, 0.6667 for two; better in 0 and 1 row, equal in 2\n"
     assert line in out
     folder = Path("work_dirs/compare_one_two")
     assert json.loads((folder / "results.json").read_text()) == {

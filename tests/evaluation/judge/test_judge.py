@@ -59,7 +59,7 @@ def test_answers_have_grades_and_those_without_are_named(here, llama_dir, run):
     with judging(grade) as (url, seen):
         words = ("--tasks", "own.jsonl", "--judge", url, "--metrics", "exact", "--work-dir", "runs")
         out = run("eval", llama_dir, *words, *TINY)
-    assert "1 answers have no grade of the judge, and do not count in its mean: own/4: no verdict" in out
+    assert "1 answer has no grade of the judge, left out of its mean: own/4: no verdict" in out
     folder, results, lines = of_run("runs")
     assert results["judge"] == "judge"
     task = results["tasks"]["own"]
@@ -125,7 +125,7 @@ def test_a_model_that_gives_no_grades_is_told(here, llama_dir, tokenizer, run):
         Path("prompt.txt").write_text("{question} {answer} Grade: N")
         more = ("--judge-prompt", "prompt.txt", "--work-dir", "runs")
         out = run("eval", llama_dir, *words, *more, "--metrics", "exact", *TINY)
-    assert "2 answers have no grade of the judge, and do not count in its mean: own/1: no verdict" in out
+    assert "2 answers have no grade of the judge, left out of its mean: own/1: no verdict" in out
     _, results, lines = of_run("runs")
     assert results["tasks"]["own"]["metrics"] == {"exact": 0.0}
     assert all(line["judged"] for line in lines)
@@ -169,7 +169,7 @@ def test_an_answer_wins_that_is_better_in_both_orders(here, run):
         )
         assert "in 1 the answers are the same" in out
         assert "win rate of two: 0.400 (95 % interval 0.118 to 0.769; a tie is half a win)" in out
-        assert "1 pairs have no verdict, and do not count: 4: no verdict in its reply" in out
+        assert "1 pair has no verdict, and do not count: 4: no verdict in its reply" in out
         assert len(seen) == 8 + 4
         out = run(*words, with_log=True)
         assert "10 of 10 verdicts are there already" in out

@@ -136,7 +136,7 @@ def test_a_text_that_the_server_refuses_is_named(here, served, run):
     rows = [{"text": "one two"}, {"text": "one two six ten " * 3000}]
     Path("book.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     out = run("eval", served, "--tasks", "book.jsonl", "--start-token", "<s>")
-    assert "1 questions could not be asked" in out
+    assert "1 question could not be asked" in out
     assert "book/2: the server refuses the question: " in out
 
 
@@ -175,7 +175,7 @@ def test_a_busy_server_is_asked_again(here, run):
     replies = [(429, {"retry-after-ms": 20}, busy), (503, {"retry-after-ms": 20}, busy), (200, {}, CHAT)]
     with scripted(*replies) as (url, seen):
         out = run("predict", url, "sums.jsonl", "out.jsonl", "--model-name", "m", "--limit", 1)
-    assert "1 rows answered" in out
+    assert "1 row answered" in out
     assert len(seen) == 3
     assert seen[0][1]["authorization"] == "Bearer sk-secret-key"
     assert seen[0][2] == {

@@ -260,7 +260,7 @@ def test_predict_writes_a_line_for_each_row(here, llama_dir, run):
     words = ("predict", llama_dir, "own.jsonl", "out.jsonl", "--prompt-template", "default", *TINY)
     out = run(*words)
     assert "3 rows answered\n" in out
-    assert "1 rows could not be read: 3: " in out
+    assert "1 row could not be read: 3: " in out
     lines = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["id"] for line in lines] == ["1", "2", "3", "4"]
     assert [line["messages"][-1]["content"] for line in lines if "messages" in line] == ["one", "ten", "six"]

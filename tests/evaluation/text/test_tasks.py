@@ -57,7 +57,7 @@ def test_questions_that_are_there_again_are_counted(tmp_path, caplog):
     write(tmp_path / "all" / "test-00000-of-00001.parquet", rows)
     write(tmp_path / "law" / "test-00000-of-00001.parquet", rows[:1])
     assert len(read_task(str(tmp_path)).questions) == 3
-    assert "1 questions are there again" in caplog.text
+    assert "1 question is there again" in caplog.text
     caplog.clear()
     assert [question.group for question in read_task(str(tmp_path / "all")).questions] == ["law", "logic"]
     assert "there again" not in caplog.text

@@ -187,7 +187,7 @@ def test_a_broken_image_and_an_answer_without_a_meaning_are_counted(here, llava,
     out = run("mmbench", llava.whole, "--data-path", "pope.jsonl", *TINY)
     assert "2 questions could not be asked and count as wrong: 1: the image b.jpg is damaged" in out
     assert "; 2: There is no image c.jpg" in out
-    assert "1 answers are neither yes nor no and count as yes unless they deny: see work_dirs" in out
+    assert "1 answer is neither yes nor no, counted as yes where nothing is denied: see work_dirs" in out
     found = json.loads(results("pope_result.json"))
     assert (found["accuracy"], found["yes_ratio"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert found["counts"] == {"questions": 3, "without_answer": 0, "errors": 2, "cut": 1, "unclear": 3}

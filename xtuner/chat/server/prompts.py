@@ -27,6 +27,7 @@ from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError
 from xtuner.generation.limits import prompt_limit
 from xtuner.generation.pictures import Pictures
+from xtuner.singular import filled
 from xtuner.utils.templates import is_tokenizers_own
 
 Message = Mapping[str, Any]
@@ -287,7 +288,14 @@ def _check_characters(value: Any) -> None:
 
 def _too_long(length: int | None, context: int | None, limit: int | None) -> DataError:
     size = f"more than {limit}" if length is None else length
-    return DataError(f"this input has {size} tokens; the context of {context} leaves room for {limit}")
+    return DataError(
+        filled(
+            "this input has {count} tokens; the context of {context} leaves room for {limit}",
+            count=size,
+            context=context,
+            limit=limit,
+        )
+    )
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:

@@ -22,6 +22,7 @@ from xtuner.errors import DataError
 from xtuner.generation.limits import answer_room
 from xtuner.generation.pictures import Picture
 from xtuner.generation.request import Sampling
+from xtuner.singular import filled
 from xtuner.utils import PROMPT_TEMPLATE
 
 _MAX_DIGITS = 10  # of a token id
@@ -68,8 +69,11 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
         notices += [f"not kept of a schema: {note}" for note in form.notes]
     if prompt.num_dropped:
         notices.append(
-            f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
-            f"{service.prompts.context} tokens"
+            filled(
+                "the {count} oldest turns were left out: they exceed the context of {context} tokens",
+                count=prompt.num_dropped,
+                context=service.prompts.context,
+            )
         )
     count = _best_of(service, body, tools=bool(tools), image_url=bool(shown))
     job = _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices, count)

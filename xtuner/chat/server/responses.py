@@ -31,6 +31,7 @@ from xtuner.chat.server.service import ApiError, refusal
 from xtuner.chat.server.tool_calls import Call, CallFinder
 from xtuner.errors import XTunerError
 from xtuner.generation.request import End, Event, Failed, Piece, Request, TokenInfo
+from xtuner.singular import filled
 
 T = TypeVar("T")
 PING_S = 15.0  # a stream that is silent so long sends a comment, so that no proxy closes it
@@ -249,7 +250,13 @@ class OpenAIWriter:
         choice.end = event
         self._count(index, event)
         if event.finish == "time":
-            self.notices.append(f"answer {index} was cut after {event.num_tokens} tokens: its time was over")
+            self.notices.append(
+                filled(
+                    "answer {index} was cut after {count} tokens: its time was over",
+                    index=index,
+                    count=event.num_tokens,
+                )
+            )
         empty: dict[str, Any] = {"delta": {}} if self.job.is_chat else {"text": ""}
         last = self._chunk({"index": index, **empty, "finish_reason": self._finish(choice)})
         if self.notices and not self.job.stream_usage and all(c.end is not None for c in self.choices):

@@ -25,6 +25,7 @@ from xtuner.generation.request import Failed, Request
 from xtuner.generation.shared_prompt import share_prompts
 from xtuner.language import speaking_here, translate
 from xtuner.log import logger
+from xtuner.singular import filled
 
 CHUNK = 1024  # prompt tokens that are read between two tokens of the running answers
 KEPT = 4  # ended dialogues whose caches are kept for their next turn
@@ -153,7 +154,11 @@ class Scheduler:
                 raise StoppedError(self._closed)
             if len(self._queue) + len(requests) > self.max_waiting:
                 raise QueueFullError(
-                    f"{len(self._queue)} requests wait already, {self.max_waiting} may: try again later"
+                    filled(
+                        "{count} requests wait already, {most} may: try again later",
+                        count=len(self._queue),
+                        most=self.max_waiting,
+                    )
                 )
             share_prompts(requests)
             for request in requests:
@@ -166,7 +171,8 @@ class Scheduler:
             if self._closed:
                 raise StoppedError(self._closed)
             if len(self._asides) >= self.max_waiting:
-                raise QueueFullError(f"{len(self._asides)} requests wait already: try again later")
+                what = "{count} requests wait already: try again later"
+                raise QueueFullError(filled(what, count=len(self._asides)))
             future: Future[Any] = Future()
             self._asides.append((work, adapter, future))
             self._changed.notify_all()

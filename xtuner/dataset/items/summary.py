@@ -106,7 +106,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
         )
         lines.append(
             translate(
-                "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
+                "data: {count:,} rows left out as unreadable: {names}{more}{where}",
                 count=count,
                 # Some end with a full stop, and the sentence goes on.
                 names=translate("; ").join(fault.rstrip(".。") for fault in faults),

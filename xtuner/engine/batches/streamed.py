@@ -64,7 +64,7 @@ class StreamBatches:
         if saved != self._num_workers:
             raise CheckpointError(
                 translate(
-                    "the checkpoint was saved with {saved} worker(s) per process reading the stream, "
+                    "the checkpoint was saved with {saved} workers per process reading the stream, "
                     "and this run has {here}: set train_dataloader.num_workers as it was",
                     saved=saved,
                     here=self._num_workers,

@@ -128,12 +128,12 @@ def _verdict(
         what = "What can be compared is equal, but the updates have other rows: {cause}"
         return translate(what, cause=_changed("processes", changes) if "processes" in changed else "?")
     if changed:
-        what = "Equal within the tolerance: {count} update(s), though {cause}"
+        what = "Equal within the tolerance: {count} updates, though {cause}"
         return translate(what, count=count, cause=_changed(changed[0], changes))
     if CLOSE in states:
-        what = "Equal within the tolerance: {count} update(s); all that they depend on is equal"
+        what = "Equal within the tolerance: {count} updates; all that they depend on is equal"
         return translate(what, count=count)
-    return translate("Equal: {count} update(s) and all that they depend on", count=count)
+    return translate("Equal: {count} updates and all that they depend on", count=count)
 
 
 def _changed(name: str, changes: Mapping[str, Sequence[str] | None]) -> str:

@@ -116,12 +116,12 @@ def _rows(old: Update, new: Update, number: int, same_form: bool) -> Difference:
     flat = [[row for rows in batches for row in rows] for batches in (before, now)]
     differs = before != now if same_form else sorted(flat[0]) != sorted(flat[1])
     if not differs:
-        detail = translate("{count} row(s)", count=len(flat[0]))
+        detail = translate("{count} rows", count=len(flat[0]))
         if not same_form:
             detail += translate(", in other batches")
         return Difference("rows", False, detail)
     there = next(((a, b) for a, b in zip(*flat, strict=False) if a != b), None)
-    counts = [translate("{count} row(s)", count=len(rows)) for rows in flat]
+    counts = [translate("{count} rows", count=len(rows)) for rows in flat]
     detail = " -> ".join(there or counts)
     sentence = translate("rows of update {number}, {detail}", number=number, detail=detail)
     return Difference("rows", True, detail, sentence)
@@ -155,12 +155,12 @@ def _tokens(old: Update, new: Update, number: int, part: str, same_form: bool, d
     pairs = _pairs(old, new, same_form)
     wrong = [(a, b) for a, b in pairs if a.hash_of(part) != b.hash_of(part)]
     if not wrong:
-        detail = translate("{count} sample(s)", count=len(pairs))
+        detail = translate("{count} samples", count=len(pairs))
         return Difference(part, False, detail, is_unknown=not pairs)
     (a, b), count = wrong[0], len(wrong)
     what = translate("{part} of {row} in update {number}", part=part, row=a.row, number=number)
     token = _first_token(a, b, part, decode)
-    share = translate("{count} of {total} sample(s), first {row}", count=count, total=len(pairs), row=a.row)
+    share = translate("{count} of {total} samples, first {row}", count=count, total=len(pairs), row=a.row)
     return Difference(part, True, share + token, what + token)
 
 
@@ -191,7 +191,7 @@ def _tensors(old: Update, new: Update, number: int, tolerance: Tolerance) -> Dif
             if apart > worst:
                 worst, first = apart, first or name
     differs = worst > tolerance.loss
-    detail = translate("{count} tensor(s)", count=found)
+    detail = translate("{count} tensors", count=found)
     if worst:
         size = "" if math.isinf(worst) else translate(", by up to {size:.2g}", size=worst)
         detail = f"{first}{size}"

@@ -70,7 +70,7 @@ class Verdicts:
         ]
         lines += [found.rate_line(names)] if found.count else []
         if self.num_errors:
-            what = "{count:,} pairs have no verdict, and do not count: {errors}"
+            what = "{count:,} pairs have no verdict, not counted: {errors}"
             lines.append(translate(what, count=self.num_errors, errors=self.errors))
         return lines
 

@@ -180,7 +180,7 @@ def write_results(
         notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
     if errors := [f"{line['index']}: {line['judge_error']}" for line in lines if "judge_error" in line]:
         more = ", ..." if len(errors) > NAMED else ""
-        what = "{count:,} answers have no grade of the judge, and do not count in its mean: {errors}"
+        what = "{count:,} answers have no grade of the judge, left out of its mean: {errors}"
         notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
     if cut := sum("cut" in line for line in lines):
         notes.append(translate(about_cut, count=cut))

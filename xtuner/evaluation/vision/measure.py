@@ -247,7 +247,9 @@ def _notes(
     if (unclear := counts["unclear"] - counts["errors"]) > 0:
         what = "{count:,} answers could not be read and count as wrong: see {file}"
         if is_yes:
-            what = "{count:,} answers are neither yes nor no and count as yes unless they deny: see {file}"
+            what = (
+                "{count:,} answers are neither yes nor no, counted as yes where nothing is denied: see {file}"
+            )
         notes.append(translate(what, count=unclear, file=files[-1]))
     if counts["cut"]:
         what = "{count:,} answers were cut at the length of --max-new-tokens or of the context"
