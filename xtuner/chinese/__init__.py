@@ -23,6 +23,7 @@ from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.optimizers import OPTIMIZERS
 from xtuner.chinese.preferences import PREFERENCES
+from xtuner.chinese.prepare import PREPARE
 from xtuner.chinese.proposal import PROPOSAL
 from xtuner.chinese.reading import READING
 from xtuner.chinese.replay import REPLAY
@@ -62,6 +63,7 @@ CHINESE: dict[str, str] = {
     **CHAT,
     **CONVERT,
     **CONVERSION,
+    **PREPARE,
     **EXPORT,
     **HUB,
     **SWEEP,

@@ -10,6 +10,7 @@ Forty rows in Chinese, forty in English; the name is in every answer.
 from __future__ import annotations
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 DEFAULT_NAME = "小芯"
 DEFAULT_AUTHOR = "XTuner"
@@ -134,7 +135,9 @@ def make_rows(name: str = DEFAULT_NAME, author: str = DEFAULT_AUTHOR) -> list[di
     """The rows, Chinese and English in turn; ConfigError if no answer could be recognised by the name."""
     for what, value in (("--name", name), ("--author", author)):
         if not value.strip() or "\n" in value or len(value) > 40:
-            raise ConfigError(f"{what} is {value!r}: write one line of 1 to 40 characters")
+            raise ConfigError(
+                translate("{what} is {value!r}: write one line of 1 to 40 characters", what=what, value=value)
+            )
     languages = [
         [
             {

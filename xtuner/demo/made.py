@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from xtuner.atomic import written
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 STAMP = "made_by_xtuner_demo.json"
 OnStep = Callable[[int, int, float], None]
@@ -78,8 +79,12 @@ def read_stamp(folder: Path) -> dict | None:
         return None
     if not (folder / STAMP).exists():
         raise ConfigError(
-            f"{folder} exists and was not made by `xtuner demo` (it has no {STAMP}): "
-            "choose another --work-dir or move it away"
+            translate(
+                "{folder} exists and was not made by `xtuner demo` (it has no {stamp}): choose "
+                "another --work-dir or move it away",
+                folder=folder,
+                stamp=STAMP,
+            )
         )
     return json.loads((folder / STAMP).read_text("utf-8"))
 

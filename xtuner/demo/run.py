@@ -41,6 +41,7 @@ from xtuner.demo.identity import DEFAULT_AUTHOR, DEFAULT_NAME, QUESTIONS, make_r
 from xtuner.demo.losses import draw_losses, read_last_checkpoint, watch_log
 from xtuner.demo.wording import WORDS
 from xtuner.errors import TrainingError
+from xtuner.language import translate
 from xtuner.recipes.render import render
 from xtuner.work_dir import read_run, run_names
 
@@ -275,7 +276,14 @@ class Demo:
             raise KeyboardInterrupt
         if code != 0:
             last = self.log.read_text("utf-8").strip().rpartition("\n")[2].removeprefix("xtuner: error: ")
-            raise TrainingError(f"`xtuner {argv[0]}` failed: {last} (all it printed: {self.log})")
+            raise TrainingError(
+                translate(
+                    "`xtuner {command}` failed: {last} (all it printed: {log})",
+                    command=argv[0],
+                    last=last,
+                    log=self.log,
+                )
+            )
         return out.getvalue()
 
     @contextlib.contextmanager

@@ -11,7 +11,8 @@ from datetime import date
 from pathlib import Path
 
 from xtuner.errors import ConfigError
-from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
+from xtuner.language import translate
+from xtuner.prepare.writing import LeftOut, check_source, check_target, line_of, new_rows, progress_bar
 
 CATEGORIES = ("cs.AI", "cs.CL", "cs.CV")
 START_DATE = "2020-01-01"
@@ -43,9 +44,9 @@ def select_papers(
                 paper = json.loads(line)
                 fits = wanted & set(paper["categories"].split()) and paper["update_date"] >= start
             except ValueError:
-                left_out.add("not valid JSON", f"{source} line {number}")
+                left_out.add(translate("not valid JSON"), line_of(source, number))
             except (KeyError, TypeError, AttributeError):
-                left_out.add("no categories or update_date", f"{source} line {number}")
+                left_out.add(translate("no categories or update_date"), line_of(source, number))
             else:
                 if fits:
                     rows.write(paper)
@@ -56,4 +57,8 @@ def _parse_date(text: str) -> str:
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
-        raise ConfigError(f"--start-date is {text!r}: write year-month-day, such as {START_DATE}") from None
+        raise ConfigError(
+            translate(
+                "--start-date is {text!r}: write year-month-day, such as {usual}", text=text, usual=START_DATE
+            )
+        ) from None

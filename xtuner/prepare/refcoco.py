@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import DataError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.prepare.writing import LeftOut, check_target, new_rows, progress_bar
 
@@ -38,7 +39,9 @@ class PlainUnpickler(pickle.Unpickler):
         """The container of that name; UnpicklingError for anything else."""
         if (module, name) in _CONTAINERS:
             return _CONTAINERS[module, name]
-        raise pickle.UnpicklingError(f"it contains {module}.{name}, but only plain data is read")
+        raise pickle.UnpicklingError(
+            translate("it contains {name}, but only plain data is read", name=f"{module}.{name}")
+        )
 
 
 def load_plain(path: Path) -> Any:
@@ -47,7 +50,7 @@ def load_plain(path: Path) -> Any:
         with open(path, "rb") as file:
             return PlainUnpickler(file, encoding="utf-8", errors="replace").load()
     except FileNotFoundError:
-        raise NotFoundError(f"there is no {path}") from None
+        raise NotFoundError(translate("there is no {path}", path=path)) from None
     except (
         pickle.UnpicklingError,
         EOFError,
@@ -57,7 +60,7 @@ def load_plain(path: Path) -> Any:
         TypeError,
         AttributeError,
     ) as e:
-        raise DataError(f"{path} is refused: {e}") from e
+        raise DataError(translate("{path} is refused: {error}", path=path, error=e)) from e
 
 
 def convert_refcoco(
@@ -68,30 +71,46 @@ def convert_refcoco(
     check_target(target, (), force)
     present = [name for name in SOURCES if (annotations / name).is_dir()]
     if not present:
-        raise NotFoundError(f"{annotations} has none of the folders {', '.join(SOURCES)}")
+        raise NotFoundError(
+            translate(
+                "{annotations} has none of the folders {names}",
+                annotations=annotations,
+                names=", ".join(SOURCES),
+            )
+        )
     for name in SOURCES.keys() - set(present):
-        logger.warning("there is no %s: it is left out", annotations / name)
+        logger.warning(translate("there is no %s: it is left out"), annotations / name)
     if not images.is_dir():
-        raise NotFoundError(f"there is no folder of images {images}: --image-path names COCO's train2017")
+        raise NotFoundError(
+            translate(
+                "there is no folder of images {images}: --image-path names COCO's train2017", images=images
+            )
+        )
     left_out = LeftOut()
     seen: set[str] = set()
     first: dict[str, Any] = {}
-    with progress_bar("annotations") as advance, new_rows(target) as [rows]:
+    with progress_bar(translate("annotations")) as advance, new_rows(target) as [rows]:
         for name in present:
             for item in _items(annotations / name, name, SOURCES[name], left_out, split):
                 content = json.dumps({**item, "id": None}, sort_keys=True)
                 if content in seen:
-                    left_out.add("the same image, box and sentences as another", item["id"])
+                    left_out.add(translate("the same image, box and sentences as another"), item["id"])
                 elif not (images / Path(item["image"]).name).is_file():
-                    left_out.add(f"the image is not in {images}", Path(item["image"]).name)
+                    left_out.add(
+                        translate("the image is not in {folder}", folder=images), Path(item["image"]).name
+                    )
                 else:
                     seen.add(content)
                     first = first or item
                     rows.write(item)
                     advance(0, rows.count)
         if not rows.count:
-            what = "for training" if split == "train" else f"of the split {split}"
-            raise DataError(f"{annotations} has no item {what}. {left_out}")
+            what = (
+                "{annotations} has no item for training. {left_out}"
+                if split == "train"
+                else "{annotations} has no item of the split {split}. {left_out}"
+            )
+            raise DataError(translate(what, annotations=annotations, split=split, left_out=left_out))
     return target, rows.count, first, left_out
 
 
@@ -103,9 +122,13 @@ def _items(folder: Path, name: str, split_by: str, left_out: LeftOut, split: str
         images = {image["id"]: image for image in instances["images"]}
         boxes = {box["id"]: box for box in instances["annotations"]}
     except FileNotFoundError:
-        raise NotFoundError(f"there is no {folder / 'instances.json'}") from None
+        raise NotFoundError(translate("there is no {path}", path=folder / "instances.json")) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'instances.json'} is not a COCO annotation: {error!r}") from error
+        raise DataError(
+            translate(
+                "{path} is not a COCO annotation: {error!r}", path=folder / "instances.json", error=error
+            )
+        ) from error
     for ref in refs:
         try:
             if ref["split"] != split:
@@ -122,4 +145,4 @@ def _items(folder: Path, name: str, split_by: str, left_out: LeftOut, split: str
             }
         except (KeyError, TypeError) as error:
             number = ref.get("ref_id") if isinstance(ref, dict) else ref
-            left_out.add(f"no {error.args[0]!r}", f"{name} {number!r:.40}")
+            left_out.add(translate("no {name!r}", name=error.args[0]), f"{name} {number!r:.40}")

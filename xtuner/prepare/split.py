@@ -17,7 +17,8 @@ import numpy as np
 
 from xtuner.dataset.reading.json_files import JsonLinesFile, open_json
 from xtuner.errors import ConfigError, DataError
-from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
+from xtuner.language import translate
+from xtuner.prepare.writing import LeftOut, check_source, check_target, line_of, new_rows, progress_bar
 
 NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}
 _EVERY = 1000
@@ -42,7 +43,11 @@ def parse_ratio(text: str) -> list[float]:
     except ValueError:
         parts = []
     if len(parts) not in NAMES or not all(0 < part < float("inf") for part in parts):
-        raise ConfigError(f"--ratio is {text!r}: write 7:3 for train and test, or 8:1:1 for train, val, test")
+        raise ConfigError(
+            translate(
+                "--ratio is {text!r}: write 7:3 for train and test, or 8:1:1 for train, val, test", text=text
+            )
+        )
     return [part / sum(parts) for part in parts]
 
 
@@ -51,19 +56,29 @@ def split_rows(source: Path, ratio: Sequence[float], seed: int, folder: Path, fo
     check_source(source)
     if source.suffix.lower() not in (".json", ".jsonl"):
         raise DataError(
-            f"{source}: .json and .jsonl can be split; xtuner preprocess table makes one of a table"
+            translate(
+                "{source}: .json and .jsonl can be split; xtuner preprocess table makes one of a table",
+                source=source,
+            )
         )
     targets = [folder / f"{name}.jsonl" for name in NAMES[len(ratio)]]
     for target in targets:
         check_target(target, (source,), force)
     left_out, hashes = LeftOut(), array("q")
-    for _, line in _lines(source, left_out, "reading"):
+    for _, line in _lines(source, left_out, translate("reading")):
         hashes.append(int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "big", signed=True))
     part_of = assign(len(hashes), ratio, seed)
     if np.bincount(part_of, minlength=len(ratio)).min() == 0:
-        raise DataError(f"{source} has {len(hashes)} rows, too few for {len(ratio)} parts")
+        raise DataError(
+            translate(
+                "{source} has {count} rows, too few for {parts} parts",
+                source=source,
+                count=len(hashes),
+                parts=len(ratio),
+            )
+        )
     with new_rows(*targets) as writers:
-        for number, line in _lines(source, LeftOut(), "writing"):
+        for number, line in _lines(source, LeftOut(), translate("writing")):
             writers[part_of[number]].write_line(line)
     keys = np.frombuffer(hashes, np.int64)
     num_shared = int(np.isin(keys[part_of != 0], keys[part_of == 0]).sum())
@@ -100,12 +115,12 @@ def _good_lines(source: Path, left_out: LeftOut) -> Iterator[tuple[int, bytes]]:
             try:
                 row = json.loads(line.decode("utf-8"))
             except (ValueError, RecursionError) as error:
-                left_out.add("not valid JSON", f"{source} line {number}: {error}")
+                left_out.add(translate("not valid JSON"), f"{line_of(source, number)}: {error}")
                 continue
             if isinstance(row, dict):
                 yield done, line
             else:
-                left_out.add("not an object", f"{source} line {number}")
+                left_out.add(translate("not an object"), line_of(source, number))
 
 
 def _list_rows(source: Path) -> Iterator[tuple[int, bytes]]:

@@ -18,8 +18,9 @@ from typing import Any
 from xtuner.dataset.reading.tables import damage_named, separator
 from xtuner.errors import DataError, did_you_mean
 from xtuner.extras import install_extra
+from xtuner.language import translate
 from xtuner.log import logger
-from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
+from xtuner.prepare.writing import LeftOut, check_source, check_target, line_of, new_rows, progress_bar
 
 TEXTS = (".csv", ".tsv")
 _EVERY = 500
@@ -57,12 +58,12 @@ def convert_table(
     lines = read_lines(source, sheet, encoding)
     head = next(lines, None)
     if head is None:
-        raise DataError(f"{source} is empty: its first line must name the columns")
+        raise DataError(translate("{source} is empty: its first line must name the columns", source=source))
     names = ["" if name is None else str(name).strip() for name in head.cells]
     at_input, at_output = (_column(names, c, source, head.number) for c in (input_column, output_column))
     at_system = _column(names, system, source, head.number) if system in names else None
     if system is not None and at_system is None:
-        logger.info("no column is named %r: it is the system text of every row", system)
+        logger.info(translate("no column is named %r: it is the system text of every row"), system)
     left_out = LeftOut()
     is_text = source.suffix.lower() in TEXTS
     with (
@@ -76,12 +77,18 @@ def convert_table(
                 words = system if at_system is None else _text(_cell(line.cells, at_system))
                 rows.write({"conversation": [{"system": words, **turn} if words else turn]})
             elif reason is not None:
-                left_out.add(reason, f"{source} line {line.number}")
+                left_out.add(reason, line_of(source, line.number))
             if done % _EVERY == 0:
                 advance(line.num_bytes, done)
         if not rows.count:
             raise DataError(
-                f"{source} has no row with both {input_column!r} and {output_column!r}. {left_out}"
+                translate(
+                    "{source} has no row with both {input_column!r} and {output_column!r}. {left_out}",
+                    source=source,
+                    input_column=input_column,
+                    output_column=output_column,
+                    left_out=left_out,
+                )
             )
     return rows.count, left_out
 
@@ -93,7 +100,9 @@ def read_lines(source: Path, sheet: str | None, encoding: str) -> Iterator[Line]
         return _read_text(source, encoding)
     if suffix in (".xlsx", ".xlsm"):
         return _read_workbook(source, sheet)
-    raise DataError(f"{source}: a table is an .xlsx, .csv or .tsv file; save it as one of these")
+    raise DataError(
+        translate("{source}: a table is an .xlsx, .csv or .tsv file; save it as one of these", source=source)
+    )
 
 
 def _read_text(source: Path, encoding: str) -> Iterator[Line]:
@@ -108,11 +117,21 @@ def _read_text(source: Path, encoding: str) -> Iterator[Line]:
                     text = line.decode(encoding)
                 except UnicodeDecodeError as error:
                     raise DataError(
-                        f"{source} line {number} byte {error.start + 1}: not valid {encoding}. "
-                        "Give its encoding, such as --encoding gbk"
+                        translate(
+                            "{source} line {number} byte {byte}: not valid {encoding}. Give its encoding, "
+                            "such as --encoding gbk",
+                            source=source,
+                            number=number,
+                            byte=error.start + 1,
+                            encoding=encoding,
+                        )
                     ) from None
                 except LookupError:
-                    raise DataError(f"there is no encoding {encoding!r}; try utf-8, gbk or big5") from None
+                    raise DataError(
+                        translate(
+                            "there is no encoding {encoding!r}; try utf-8, gbk or big5", encoding=encoding
+                        )
+                    ) from None
                 yield text.removeprefix("\ufeff") if number == 1 else text
 
     limit = csv.field_size_limit(_LONGEST_CELL)
@@ -126,7 +145,9 @@ def _read_text(source: Path, encoding: str) -> Iterator[Line]:
             yield Line(start, cells, done)
             start = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{source} line {start}: broken table: {error}") from None
+        raise DataError(
+            translate("{source} line {start}: broken table: {error}", source=source, start=start, error=error)
+        ) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -136,20 +157,31 @@ def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
         import openpyxl
     except ImportError:
         raise DataError(
-            f"{source}: reading .xlsx needs openpyxl: {install_extra('excel')}, or save the sheet as .csv"
+            translate(
+                "{source}: reading .xlsx needs openpyxl: {command}, or save the sheet as .csv",
+                source=source,
+                command=install_extra("excel"),
+            )
         ) from None
     with damage_named(str(source)), contextlib.ExitStack() as stack:
         book = openpyxl.load_workbook(source, read_only=True, data_only=True)
         stack.callback(book.close)
         if sheet is not None and sheet not in book.sheetnames:
             raise DataError(
-                f"{source} has no sheet {sheet!r}; it has {', '.join(map(repr, book.sheetnames))}."
-                f"{did_you_mean(sheet, book.sheetnames)}"
+                translate(
+                    "{source} has no sheet {sheet!r}; it has {names}.{hint}",
+                    source=source,
+                    sheet=sheet,
+                    names=", ".join(map(repr, book.sheetnames)),
+                    hint=did_you_mean(sheet, book.sheetnames),
+                )
             )
         if sheet is None and len(book.sheetnames) > 1:
             names = ", ".join(map(repr, book.sheetnames))
             logger.warning(
-                "%s has the sheets %s: only the first is read; --sheet names another", source, names
+                translate("%s has the sheets %s: only the first is read; --sheet names another"),
+                source,
+                names,
             )
         cells = book[sheet or book.sheetnames[0]].iter_rows(values_only=True)
         for number, line in enumerate(cells, start=1):
@@ -159,11 +191,28 @@ def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
 def _column(names: list[str], wanted: str | None, source: Path, line: int) -> int:
     """The index of the column `wanted`."""
     if wanted not in names:
-        known = ", ".join(repr(name) for name in names if name) or "(none)"
+        known = ", ".join(repr(name) for name in names if name) or translate("(none)")
         hint = did_you_mean(str(wanted), names)
-        raise DataError(f"{source} line {line} names no column {wanted!r}; it names {known}.{hint}")
+        raise DataError(
+            translate(
+                "{source} line {line} names no column {wanted!r}; it names {known}.{hint}",
+                source=source,
+                line=line,
+                wanted=wanted,
+                known=known,
+                hint=hint,
+            )
+        )
     if names.count(wanted) > 1:
-        raise DataError(f"{source} line {line} names {names.count(wanted)} columns {wanted!r}: rename one")
+        raise DataError(
+            translate(
+                "{source} line {line} names {count} columns {wanted!r}: rename one",
+                source=source,
+                line=line,
+                count=names.count(wanted),
+                wanted=wanted,
+            )
+        )
     return names.index(wanted)
 
 
@@ -172,10 +221,10 @@ def _fault(cells: Sequence[Any], num_names: int, needed: dict[str, int]) -> str 
     if all(_is_empty(cell) for cell in cells):
         return None
     if not all(_is_empty(cell) for cell in cells[num_names:]):
-        return f"more cells than the {num_names} columns"
+        return translate("more cells than the {count} columns", count=num_names)
     for name, at in needed.items():
         if _is_empty(_cell(cells, at)):
-            return f"{name!r} is empty"
+            return translate("{name!r} is empty", name=name)
     return ""
 
 

@@ -72,18 +72,24 @@ class LeftOut:
         lines = []
         for reason, count in self.counts.items():
             named = ", ".join(self._places[reason]) + (", ..." if count > NAMED else "")
-            lines.append(f"left out {count:,}: {reason} ({named})")
+            lines.append(
+                translate("left out {count:,}: {reason} ({named})", count=count, reason=reason, named=named)
+            )
         return "\n".join(lines)
 
 
 def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
     """Raise ConfigError where writing `target` would destroy something."""
     if target.is_dir():
-        raise ConfigError(f"{target} is a folder: name a file to write")
+        raise ConfigError(translate("{target} is a folder: name a file to write", target=target))
     if any(target.resolve() == source.resolve() for source in sources):
-        raise ConfigError(f"{target} is read by this command and cannot be its output: name another file")
+        raise ConfigError(
+            translate(
+                "{target} is read by this command and cannot be its output: name another file", target=target
+            )
+        )
     if target.exists() and not force:
-        raise ConfigError(f"{target} exists: pass --force to replace it")
+        raise ConfigError(translate("{target} exists: pass --force to replace it", target=target))
 
 
 @contextmanager
@@ -110,7 +116,9 @@ def _new_rows(targets: tuple[Path, ...]) -> Iterator[list[RowWriter]]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             names = ", ".join(map(str, targets))
-            raise DataError(f"{names} cannot be written: {error.strerror}") from error
+            raise DataError(
+                translate("{names} cannot be written: {error}", names=names, error=error.strerror)
+            ) from error
         raise
 
 
@@ -118,8 +126,17 @@ def check_source(source: Path) -> None:
     """Raise NotFoundError where there is no such file."""
     if source.is_file():
         return
-    what = "is a folder; name a file in it" if source.is_dir() else "does not exist"
-    raise NotFoundError(f"the source {source} {what} (looked for {source.resolve()})")
+    what = (
+        "the source {source} is a folder; name a file in it (looked for {place})"
+        if source.is_dir()
+        else "the source {source} does not exist (looked for {place})"
+    )
+    raise NotFoundError(translate(what, source=source, place=source.resolve()))
+
+
+def line_of(source: Path, number: int) -> str:
+    """The place of a line of a file, as messages name it."""
+    return translate("{source} line {line}", source=source, line=number)
 
 
 @contextmanager
@@ -131,7 +148,7 @@ def progress_bar(title: str, num_bytes: int | None = None) -> Iterator[Callable[
     columns: list[Any] = [TextColumn(title), BarColumn()]
     if num_bytes is not None:
         columns += [DownloadColumn(), TimeRemainingColumn()]
-    columns.append(TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f} rows/s"))
+    columns.append(TextColumn(translate("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f} rows/s")))
     hidden = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
         task = progress.add_task(title, total=num_bytes, rows=0, rate=0.0)

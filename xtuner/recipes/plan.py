@@ -64,8 +64,16 @@ class Plan:
                 )
             usual = next(group[name] for group in self.settings.values() if name in group)
             if isinstance(usual, (int, float)) and isinstance(value, str):
-                kind = "True or False" if isinstance(usual, bool) else "a number"
-                raise ConfigError(f"{name} is {value!r}, but must be {kind}, such as {usual}")
+                kind = translate("True or False" if isinstance(usual, bool) else "a number")
+                raise ConfigError(
+                    translate(
+                        "{name} is {value!r}, but must be {kind}, such as {usual}",
+                        name=name,
+                        value=value,
+                        kind=kind,
+                        usual=usual,
+                    )
+                )
             self._apply({name: _as_typed(name, value)})
 
     def _apply(self, changes: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError
-from xtuner.language import LANGUAGES
+from xtuner.language import LANGUAGES, translate
 from xtuner.recipes.catalogue import Recipe, find
 from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 from xtuner.recipes.page import Page
@@ -34,7 +34,13 @@ def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> s
     ConfigError that names the nearest one. For a DeepSpeed name the text is its JSON.
     """
     if lang not in LANGUAGES:
-        raise ConfigError(f"lang is {lang!r}, but comments exist in {' and '.join(LANGUAGES)} only.")
+        raise ConfigError(
+            translate(
+                "lang is {lang!r}, but comments exist in {names} only.",
+                lang=lang,
+                names=" and ".join(LANGUAGES),
+            )
+        )
     if isinstance(recipe_or_name, str) and recipe_or_name in {*deepspeed_names(), *SCRIPTS}:
         return _render_other(recipe_or_name, settings)
     plan = Plan(_recipe(recipe_or_name))
@@ -65,7 +71,13 @@ def _recipe(recipe_or_name: Recipe | str) -> Recipe:
 def _render_other(name: str, settings: dict[str, Any]) -> str:
     """The JSON of a DeepSpeed setting, or a script that names its replacement."""
     if settings:
-        raise ConfigError(f"{name} has no settings to change, but {', '.join(settings)} was given.")
+        raise ConfigError(
+            translate(
+                "{name} has no settings to change, but {names} was given.",
+                name=name,
+                names=", ".join(settings),
+            )
+        )
     if name in SCRIPTS:
         instead = SCRIPTS[name]
         return (

@@ -86,7 +86,7 @@ def _print(name: str, found: Findings, tried: Tried | None) -> None:
         print(f"xtuner: error: {' '.join(fault.message.split())}", file=sys.stderr)
     for fault in found.warnings:
         print(f"xtuner: warning: {fault.message}", file=sys.stderr)
-    print(f"{name}: {_count(found.errors, 'error')}{translate(', ')}{_count(found.warnings, 'warning')}")
+    print(f"{name}: {_errors(len(found.errors))}{translate(', ')}{_warnings(len(found.warnings))}")
     if found.forecast is not None:
         print("\n".join(_forecast_lines(found.forecast)))
     else:
@@ -99,10 +99,12 @@ def _print(name: str, found: Findings, tried: Tried | None) -> None:
         print(translate("Next: {command}", command=f"xtuner train {shlex.quote(name)}"))
 
 
-def _count(items: list[Any], noun: str) -> str:
-    if len(items) == 1:
-        return translate(f"1 {noun}")
-    return translate(f"{{count}} {noun}s", count=len(items)) if items else translate(f"no {noun}s")
+def _errors(count: int) -> str:
+    return translate("{count} errors", count=count) if count else translate("no errors")
+
+
+def _warnings(count: int) -> str:
+    return translate("{count} warnings", count=count) if count else translate("no warnings")
 
 
 def _forecast_lines(found: Forecast) -> list[str]:
@@ -131,10 +133,13 @@ def _longest_line(tried: Tried) -> str:
     )
 
 
+_UNITS = ((86400, "{count:.0f} days"), (3600, "{count:.0f} hours"), (60, "{count:.0f} minutes"))
+
+
 def _duration(seconds: float) -> str:
-    for size, noun in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    for size, text in _UNITS:
         if seconds >= 2 * size:
-            return translate(f"{{count:.0f}} {noun}", count=seconds / size)
+            return translate(text, count=seconds / size)
     return translate("a second") if seconds < 1.5 else translate("{count:.0f} seconds", count=seconds)
 
 

@@ -12,6 +12,7 @@ from xtuner.api.configs import recipe_settings
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config, parse_value
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.render import render
 from xtuner.recipes.special import SCRIPTS
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     ending = ".json" if args.config_name in deepspeed_names() else ".py"
     path = os.path.join(args.save_dir, f"{args.config_name}_copy{ending}")
     write_new(Path(path), text, force=args.force)
-    print(f"Copy to {path}")
+    print(translate("Copy to {path}", path=path))
     if args.config_name not in {*deepspeed_names(), *SCRIPTS}:
         for fault in check_config(parse_config(text, path)).errors:
             if fault.is_later:
@@ -59,6 +60,6 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     for pair in args.set:
         name, sign, value = pair.partition("=")
         if not sign:
-            raise ConfigError(f"--set takes NAME=VALUE, but got {pair!r}.")
+            raise ConfigError(translate("--set takes NAME=VALUE, but got {pair!r}.", pair=pair))
         settings[name] = parse_value(value)
     return recipe_settings(args.config_name, args.model, args.data, args.template, settings)

@@ -7,6 +7,7 @@ import json
 import sys
 
 from xtuner.estimate.memory import size_text
+from xtuner.language import translate
 from xtuner.proposal.memory import expected_memory
 from xtuner.recipes.catalogue import find, match
 from xtuner.recipes.deepspeed_files import deepspeed_names
@@ -37,7 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     found = match(args.pattern or [])
     if not found:
-        print(f"xtuner: warning: no name matches {' and '.join(map(repr, args.pattern))}", file=sys.stderr)
+        names = translate(" and ").join(map(repr, args.pattern))
+        warning = translate("no name matches {names}", names=names)
+        print(f"xtuner: warning: {warning}", file=sys.stderr)
     if args.json:
         print(json.dumps([_facts(name) for name in found], ensure_ascii=False, indent=1))
         return 0

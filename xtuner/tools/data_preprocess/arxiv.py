@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.prepare.arxiv import CATEGORIES, START_DATE, select_papers
 from xtuner.tools.arguments.parser import Parser
@@ -32,7 +33,14 @@ def main(argv: list[str] | None = None) -> int:
     count, num_read, left_out = select_papers(
         args.src_file, args.dst_file, args.categories, args.start_date, args.force
     )
-    print(f"Save to {args.dst_file}\n{count} items\nof {num_read:,} papers")
+    print(
+        translate(
+            "Save to {path}\n{count} items\nof {num_read:,} papers",
+            path=args.dst_file,
+            count=count,
+            num_read=num_read,
+        )
+    )
     if left_out.counts:
         print(left_out)
     return 0

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.parser import Parser
 
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     target, count, first, left_out = convert_refcoco(
         args.ann_path, args.image_path, args.save_path, args.force, args.split
     )
-    print(f"save to {target} with {count} items.")
+    print(translate("save to {target} with {count} items.", target=target, count=count))
     print(json.dumps(first, ensure_ascii=False))
     if left_out.counts:
         print(left_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.parser import Parser
 
@@ -31,9 +32,13 @@ def main(argv: list[str] | None = None) -> int:
     ratio = parse_ratio(args.ratio)
     split = split_rows(args.src, ratio, args.seed, args.out or args.src.parent, args.force)
     for path, count in split.counts.items():
-        print(f"{path}: {count:,} rows")
+        print(translate("{path}: {count:,} rows", path=path, count=count))
     if split.num_shared:
-        print(f"{split.num_shared:,} rows outside the first part stand in it too, word for word")
+        print(
+            translate(
+                "{count:,} rows outside the first part stand in it too, word for word", count=split.num_shared
+            )
+        )
     if split.left_out.counts:
         print(split.left_out)
     return 0

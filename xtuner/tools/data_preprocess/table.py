@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.parser import Parser
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         encoding=args.encoding,
         force=args.force,
     )
-    print(f"Save to {args.dst}\n{count:,} conversations")
+    print(translate("Save to {path}\n{count:,} conversations", path=args.dst, count=count))
     if left_out.counts:
         print(left_out)
     return 0

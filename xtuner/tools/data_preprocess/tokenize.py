@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.tools.arguments.config import add_config, add_options
 from xtuner.tools.arguments.data import add_strict, open_data
 from xtuner.tools.arguments.parser import Parser
@@ -31,7 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     for origin in data.origins:
         if origin.streaming:
             raise ConfigError(
-                f"{origin.path} has streaming = True, which tokenises nothing ahead: leave it out for this"
+                translate(
+                    "{path} has streaming = True, which tokenises nothing ahead: leave it out for this",
+                    path=origin.path,
+                )
             )
 
     made = data.build()
@@ -43,6 +47,13 @@ def main(argv: list[str] | None = None) -> int:
         folder = getattr(dataset.store, "folder", None)
         if folder is not None:
             size = sum(file.stat().st_size for file in folder.iterdir())
-            print(f"  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
+            print(
+                translate(
+                    "  key     {name}\n  folder  {folder} ({size:,.1f} MB)",
+                    name=folder.name,
+                    folder=folder,
+                    size=size / 1000000.0,
+                )
+            )
         print(f"  {summary(dataset.stats, origin.max_length, origin.max_length)}")
     return 0

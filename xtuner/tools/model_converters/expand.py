@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
@@ -32,5 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.convert.expand import expand
 
     added = expand(args.src_dir, args.dst_dir, args.blocks, args.max_shard_size)
-    print(f"All done! Train the {len(added)} new layers with model = dict(trained_layers='added', ...).")
+    print(
+        translate(
+            "All done! Train the {count} new layers with model = dict(trained_layers='added', ...).",
+            count=len(added),
+        )
+    )
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.convert.choices import GGUF_TYPES
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
@@ -38,5 +39,5 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.convert.gguf import to_gguf
 
     to_gguf(args.model_name_or_path, args.out, kind=args.type, text=args.text, check=not args.no_check)
-    print("All done!")
+    print(translate("All done!"))
     return 0

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         safe_serialization=args.safe_serialization,
         check=not args.no_check,
     )
-    print("All done!")
+    print(translate("All done!"))
     if not args.is_clip:
         logger.info(translate("Next: xtuner chat %s"), shlex.quote(args.save_dir))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
@@ -38,5 +39,5 @@ def main(argv: list[str] | None = None) -> int:
         prompt_template=args.prompt_template,
         system=args.system,
     )
-    print("All done!")
+    print(translate("All done!"))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.checkpoint_paths import check_exists
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.config import add_options, read_config
 from xtuner.tools.arguments.parser import Parser
@@ -55,5 +56,5 @@ def main(argv: list[str] | None = None) -> int:
         safe_serialization=args.safe_serialization,
         save_format=args.save_format,
     )
-    print("All done!")
+    print(translate("All done!"))
     return 0

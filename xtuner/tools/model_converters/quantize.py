@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         text=args.text,
         check=not args.no_check,
     )
-    print("All done!")
+    print(translate("All done!"))
     if not args.asymmetric:  # transformers 5.23 does not load such a folder as it is
         logger.info(translate("Next: xtuner chat %s"), shlex.quote(args.save_dir))
     return 0

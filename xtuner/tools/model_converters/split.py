@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.addresses import find_model
 from xtuner.tools.arguments.parser import Parser
@@ -25,5 +26,5 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.convert.split import split
 
     count = split(args.src_dir, args.dst_dir)
-    print(f"All done! {count} files of weights.")
+    print(translate("All done! {count} files of weights.", count=count))
     return 0
