@@ -29,7 +29,7 @@ _NOUNS = _IRREGULAR | {word: word[:-1] for word in _REGULAR.split()}
 _VERBS = {"are": "is", "were": "was", "have": "has", "do": "does", "differ": "differs", "stay": "stays"}
 _VERBS |= {"wait": "waits", "stand": "stands", "need": "needs", "belong": "belongs", "give": "gives"}
 # What may stand between a number and its noun is an adjective: none of these.
-_NO_ADJECTIVE = "of|for|in|with|and|or|to|at|by|from|on|is|has|no|more|reads|names"
+_NO_ADJECTIVE = "the|its|their|these|of|for|in|with|and|or|to|at|by|from|on|is|has|no|more|reads|names"
 # After these a number says which one it is.
 _WHICH = ("line ", "row ", "item ", "update ", "iter ", "epoch ", "step ", "layer ")
 

@@ -196,7 +196,7 @@ def test_a_full_queue_refuses(llama, tokenizer, prompts):
     """All answers of a request are queued, or none."""
     server = Scheduler(llama, tokenizer, max_waiting=2)
     server.submit([ask(prompts[0])[0]])
-    with pytest.raises(QueueFullError, match="1 requests wait already, 2 may"):
+    with pytest.raises(QueueFullError, match="1 request waits already, 2 may"):
         server.submit([ask(prompts[0])[0] for _ in range(2)])
     assert server.num_waiting == 1
 
