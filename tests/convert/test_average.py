@@ -75,7 +75,7 @@ def test_every_form_of_a_checkpoint(work_dir, tmp_path, form):
     if form == "sharded":
         sources = [tmp_path / p.name for p in reference]
         for path in reference:
-            convert_checkpoint(path, tmp_path / path.name)
+            convert_checkpoint(path, tmp_path / path.name, sharded=True)
     if form == "deepspeed":
         for path in sources:
             state = load_checkpoint(path)
@@ -334,7 +334,7 @@ def test_memory_is_that_of_one_tensor(tmp_path):
 
 
 def test_a_tied_weight_of_a_sharded_one_is_read_by_its_first_name(work_dir, tmp_path):
-    convert_checkpoint(work_dir / "iter_100.pth", tmp_path / "iter_1.pth")
+    convert_checkpoint(work_dir / "iter_100.pth", tmp_path / "iter_1.pth", sharded=True)
     weights = CheckpointWeights(tmp_path / "iter_1.pth")
     assert weights.is_sharded
     for name, tensor in state_of(100).items():

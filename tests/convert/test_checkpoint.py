@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from xtuner.cli import main
 from xtuner.convert.checkpoint import convert_checkpoint
 from xtuner.convert.pth_to_hf import pth_to_hf
 from xtuner.engine.checkpoints.files import find_fault, load_checkpoint, save_checkpoint
@@ -29,7 +30,8 @@ def forms(tmp_path):
     """One file, sharded, one file again."""
     paths = [tmp_path / f"iter_{n}.pth" for n in (1, 2, 3)]
     save_checkpoint(STATE, paths[0])
-    assert [convert_checkpoint(a, b) for a, b in itertools.pairwise(paths)] == ["sharded", "single"]
+    for (source, target), sharded in zip(itertools.pairwise(paths), (True, False), strict=True):
+        convert_checkpoint(source, target, sharded=sharded)
     return paths
 
 
@@ -52,6 +54,20 @@ def test_what_is_there_is_not_replaced(forms):
         convert_checkpoint(forms[1], forms[0])
 
 
+def test_the_form_is_asked_for_never_guessed(forms, tmp_path, capsys):
+    """One file, unless --sharded is given; a checkpoint that has the form already is not written again."""
+    single, sharded, _ = map(str, forms)
+    out = str(tmp_path / "one.pth")
+    assert main(["convert", "checkpoint", single, out]) == 1
+    assert f"{single} is one file already: copy it, or add --sharded" in capsys.readouterr().err
+    assert main(["convert", "checkpoint", sharded, out, "--sharded"]) == 1
+    assert f"{sharded} is sharded already: copy it, or leave out --sharded" in capsys.readouterr().err
+    assert not (tmp_path / "one.pth").exists()
+    assert main(["convert", "checkpoint", sharded, out]) == 0
+    assert capsys.readouterr().out == f"All done! {out} is one file.\n"
+    assert (tmp_path / "one.pth").is_file()
+
+
 def test_a_sharded_checkpoint_becomes_the_same_model_folder(
     tmp_path, llama_dir, write_config, save_checkpoint, run_state
 ):
@@ -61,7 +77,7 @@ def test_a_sharded_checkpoint_becomes_the_same_model_folder(
 
     model = AutoModelForCausalLM.from_pretrained(llama_dir)
     single = save_checkpoint(run_state(model), hf_files_of(llama_dir))
-    convert_checkpoint(single, tmp_path / "iter_9.pth")
+    convert_checkpoint(single, tmp_path / "iter_9.pth", sharded=True)
     for name, path in {"a": single, "b": tmp_path / "iter_9.pth"}.items():
         pth_to_hf(write_config(), path, tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "a").iterdir())

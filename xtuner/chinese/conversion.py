@@ -49,6 +49,12 @@ FILES = {
 }
 
 CHECKPOINTS = {
+    "{path} is sharded already: copy it, or leave out --sharded to make one file of it": (
+        "{path} 已是分片检查点：请直接复制，或去掉 --sharded 以写成一个文件"
+    ),
+    "{path} is one file already: copy it, or add --sharded to write it as a sharded checkpoint": (
+        "{path} 已是一个文件：请直接复制，或加上 --sharded 以写成分片检查点"
+    ),
     "Load PTH model from %s": "加载检查点 %s",
     "Saving %s to %s": "把 %s 写入 %s",
     "LLM": "LLM",

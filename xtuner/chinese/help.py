@@ -35,9 +35,10 @@ HELP = {
     "loss and perplexity on data not trained on": "未参与训练的数据上的 loss 和困惑度",
     "a checkpoint to an adapter or model folder": "把检查点转成适配器或模型目录",
     "an adapter into its model": "把适配器合并进模型",
-    "Write a sharded checkpoint as one file, or one file as a sharded checkpoint.": (
-        "把分片检查点写成一个文件，或把一个文件写成分片检查点。"
+    "Write a sharded checkpoint (or DeepSpeed's folder) as one file, or with --sharded back.": (
+        "把分片检查点（或 DeepSpeed 的目录）写成一个文件；用 --sharded 则反过来。"
     ),
+    "write a sharded checkpoint, a folder (one file)": "写成分片检查点，即一个目录（默认写成一个文件）",
     "what to write, with a name such as iter_N.pth": "要写出的检查点，名称如 iter_N.pth",
     "a sharded checkpoint to one file, or back": "把分片检查点转成一个文件，或反过来",
     "a model into the smallest shards": "把模型拆成最小的分片",

@@ -169,7 +169,7 @@ def test_an_answer_wins_that_is_better_in_both_orders(here, run):
         )
         assert "in 1 the answers are the same" in out
         assert "win rate of two: 0.400 (95 % interval 0.118 to 0.769; a tie is half a win)" in out
-        assert "1 pair has no verdict, and do not count: 4: no verdict in its reply" in out
+        assert "1 pair has no verdict, not counted: 4: no verdict in its reply" in out
         assert len(seen) == 8 + 4
         out = run(*words, with_log=True)
         assert "10 of 10 verdicts are there already" in out
