@@ -11,7 +11,7 @@ import pytest
 
 from xtuner import dist
 from xtuner.errors import ConfigError
-from xtuner.parallel.launch import Processes, configured_processes, launch, num_processes
+from xtuner.parallel.launch import Processes, _free_port, configured_processes, launch, num_processes
 
 NAMES = (
     "NPROC_PER_NODE NNODES NODE_RANK ADDR PORT RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT PET_NNODES"
@@ -231,3 +231,29 @@ def _runs(pid):
             return file.read().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_others_can_be_stopped(number):
+    """At once: it would wait for half an hour."""
+    code = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "from xtuner.parallel.world import make_world\n"
+        "print('waiting', flush=True)\n"
+        "make_world()\n"
+    )
+    port = str(_free_port())
+    place = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    environment = {**os.environ, **place, "MASTER_PORT": port}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "waiting\n"
+            time.sleep(1)
+            process.send_signal(number)
+            assert process.wait(10) in (143, -signal.SIGINT)
+        finally:
+            process.kill()

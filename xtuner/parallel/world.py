@@ -16,8 +16,10 @@ import datetime
 import json
 import logging
 import socket
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import torch
@@ -204,7 +206,7 @@ def make_world() -> World:
     logger.info(translate("Waiting for %d processes"), dist.world_size())
     timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_SECONDS)
     try:
-        store, rank, size = next(torch_dist.rendezvous("env://", timeout=timeout))
+        store, rank, size = _in_background(lambda: next(torch_dist.rendezvous("env://", timeout=timeout)))
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             translate(
@@ -214,6 +216,21 @@ def make_world() -> World:
     world = World(rank, size, dist.local_rank(), store)
     world.watch()
     return world
+
+
+def _in_background(call: Callable[[], T]) -> T:
+    """What `call` returns or raises; while it waits in C++, signals reach this thread."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    # The end of the process does not wait for a daemon.
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def connect_alone() -> None:
