@@ -23,9 +23,10 @@ def messages() -> list[str]:
 
 
 def quoted(page: str) -> list[str]:
-    """The messages at the starts of list items."""
+    """The messages at the starts of list items; `is not defined` is of Python."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(r"^\* `([^`]+)`[:：]", text, re.M)
+    items = re.findall(r"^\* ((?:`[^`]+`, )*`[^`]+`)[:：]", text, re.M)
+    return [m.removeprefix("is not defined. ") for item in items for m in re.findall(r"`([^`]+)`", item)]
 
 
 def is_in(message: str, text: str) -> bool:
