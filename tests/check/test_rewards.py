@@ -66,7 +66,7 @@ def check(here, capsys):
         (["rewards=own.py:short"], "takes (answer), but is called with (question, answer, row)"),
         (["rollouts.count=1"], "rollouts.count is 1; it must be a whole number of at least 2"),
         (["rollouts.max_new_tokens=0"], "rollouts.max_new_tokens is 0; it must be a whole number of at"),
-        (["rollouts.weights=[1,2]"], "rollouts.weights has 2 numbers for 1 rewards"),
+        (["rollouts.weights=[1,2]"], "rollouts.weights has 2 numbers for 1 reward"),
         (["rollouts.cout=3"], "Did you mean 'count'?"),
         (["deepspeed=zero3"], "rollouts does not go with deepspeed, because each process samples with"),
         (["sequence_parallel_size=2"], "rollouts does not go with sequence_parallel_size"),

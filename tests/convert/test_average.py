@@ -139,7 +139,7 @@ def test_what_was_asked_for_is_there(work_dir, tmp_path, llama_dir):
         ([work_dir], {"last": 4}, "holds 3 checkpoints; there must be 4"),
         ([one], {}, "is one model: name at least two"),
         ([one, two], {"last": 2}, "--last is for a work dir"),
-        ([one, two], {"weights": [1]}, "--weights has 1 numbers, and there are 2 sources"),
+        ([one, two], {"weights": [1]}, "--weights has 1 number, and there are 2 sources"),
         ([one, two], {"weights": [1, -1]}, "--weights has -1: write numbers above 0"),
         ([one, two], {"exact": True}, "--exact is for adapter folders"),
         ([one, llama_dir], {}, "cannot be averaged together"),

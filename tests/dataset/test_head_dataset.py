@@ -120,7 +120,7 @@ def test_a_row_with_a_fault_is_left_out_and_named(marking, caplog, name):
     with caplog.at_level(logging.WARNING, "xtuner"):
         dataset = build_classification_dataset(rows, marking, 12, LABELS)
     assert len(dataset) == 40
-    (line,) = [r.getMessage() for r in caplog.records if "cannot be read" in r.getMessage()]
+    (line,) = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
     with pytest.raises(DataError, match=rf"row 40 \(counted from 0\): .*{message}") as raised:
         build_classification_dataset(rows, marking, 12, LABELS, strict=True)
     assert str(raised.value).rstrip(".") in line
@@ -289,7 +289,7 @@ def test_a_step_is_labelled_at_its_last_token(marking, separator):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**STEPS, "labels": [True]}, "the row has 2 steps and 1 labels: each step needs one"),
+        ({**STEPS, "labels": [True]}, "the row has 2 steps and 1 label: each step needs one"),
         ({**STEPS, "labels": [True, "perhaps"]}, "the label of a step is 'perhaps': write true"),
         ({**STEPS, "completions": ["a", " "]}, "step 2 of the row is ' '; it must be text"),
         ({"prompt": "a", "completions": ["b"]}, "the row has no field 'labels'"),
@@ -309,7 +309,7 @@ def test_a_prompt_that_fills_max_length_is_counted(marking, caplog):
         assert len(build_stepwise_dataset(rows, marking, 60)) == 1
     said = [record.getMessage() for record in caplog.records]
     assert any("1 dropped: 1 with a prompt that alone fills max_length (row 1" in line for line in said)
-    assert "data: 1 right steps, 1 wrong ones" in said
+    assert "data: 1 right step, 1 wrong one" in said
 
 
 def test_data_sets_that_are_packed_together_keep_what_their_samples_have(marking):

@@ -136,7 +136,7 @@ def test_several_files_each_with_a_folder_and_how_often(model_dir, tmp_path):
     once = dataset(tmp_path, model_dir, [], **settings)
     shapes = [item["image_inputs"][0]["pixel_values"].shape[0] for item in once if "image_inputs" in item]
     assert (len(once), shapes) == (8, [1, 4])
-    with pytest.raises(ConfigError, match="image_folders has 1 values, and data_paths 2"):
+    with pytest.raises(ConfigError, match="image_folders has 1 value, and data_paths 2"):
         dataset(tmp_path, model_dir, [], **{**settings, "image_folders": [str(tmp_path)]})
 
 

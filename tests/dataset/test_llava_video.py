@@ -144,7 +144,7 @@ def test_videos_that_are_missing_or_broken_are_left_out_and_named(make, folder, 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**VIDEO, "conversations": talk("<video><video>")}, "the text has 2 <video>, and the row 1 videos"),
+        ({**VIDEO, "conversations": talk("<video><video>")}, "the text has 2 <video>, and the row 1 video"),
         ({**VIDEO, "conversations": talk("<video><image>")}, "the text has 1 <image>, and the row 0 images"),
         ({**VIDEO, "image": "1.png", "conversations": talk("What?")}, "the row has images and videos: write"),
         ({**VIDEO, "video": 3}, "3 is no video: give the path of a file"),

@@ -89,9 +89,16 @@ def test_columns_of_datasets_are_images(folder, images):
         ),
         (
             {"messages": [{"role": "user", "content": f"{PAD}What?"}, ANSWER]},
-            r"the chat template writes 1 placeholders .*, and the conversation has 0 images",
+            r"the chat template writes 1 placeholder .*, and the conversation has 0 images",
         ),
-        (openai({"type": "image", "image": "none.png"}), "There is no image .*none.png"),
+        (
+            openai({"type": "image", "image": "none.png"}),
+            r"There is no image /.*/none\.png: the row names none\.png, and image_folder is /",
+        ),
+        (
+            openai({"type": "image", "image": "/no/none.png"}),
+            r"There is no image /no/none\.png$",
+        ),
     ],
 )
 def test_rows_whose_images_do_not_fit_are_faults(row, message, folder, images):

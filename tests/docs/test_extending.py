@@ -97,7 +97,7 @@ def test_a_map_function_makes_conversations_and_its_faulty_rows_are_named(folder
     }
     assert cli.main(["log-dataset", "my.py"]) == 0
     shown = capsys.readouterr()
-    assert "correct is 3, of 1 choices" in shown.out + shown.err
+    assert "correct is 3, of 1 choice" in shown.out + shown.err
 
 
 def test_the_row_of_a_family_is_used(monkeypatch):

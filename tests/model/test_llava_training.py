@@ -207,7 +207,7 @@ def test_a_second_stage_starts_from_the_first(data, dirs, tokenizer):
         assert torch.equal(second.state_dict()[name], value)
     with pytest.raises(CheckpointError, match=r"'other.pth' has no projector: it is not the checkpoint"):
         second.start_from({"llm.x": torch.zeros(1)}, "other.pth")
-    with pytest.raises(CheckpointError, match="1 of 1 weights have other shapes"):
+    with pytest.raises(CheckpointError, match="1 of 1 weight has other shapes"):
         second.start_from({"projector.model.0.weight": torch.zeros(1)}, "other.pth")
 
 
@@ -236,7 +236,9 @@ def test_missing_images_are_left_out_and_named(data, dirs, tokenizer, caplog):
     assert len(found) == 30
     assert "1 row is left out because of images: " in caplog.text
     assert "data.json line 1, row 31: There is no image /" in caplog.text
-    with pytest.raises(DataError, match=r"There is no image .*c\.png"):
+    with pytest.raises(
+        DataError, match=r"There is no image .*c\.png: the row names c\.png, and image_folder is"
+    ):
         dataset(data, dirs.clip, tokenizer, strict=True)
     (data.parent / "a.png").write_bytes(b"\x89PNG\r\n")
     item = found[0]

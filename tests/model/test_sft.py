@@ -142,7 +142,7 @@ def test_a_checkpoint_that_lacks_or_exceeds_the_trained_part_is_refused(llama):
     del state["llm.lm_head.weight"]
     state["llm.extra"] = torch.zeros(1)
     with pytest.raises(
-        CheckpointError, match=r"1 weights are missing, as llm\.lm_head\.weight; 1 weights are unex"
+        CheckpointError, match=r"1 weight is missing, as llm\.lm_head\.weight; 1 weight is unex"
     ):
         model.load_state_dict(state)
     result = model.load_state_dict(state, strict=False)

@@ -78,7 +78,7 @@ def test_a_reward_that_fails_names_row_function_and_answer():
         (["math:no"], None, "rollouts.rewards math:no: there is no function no"),
         ([lambda answer: 1], None, r"takes \(answer\), but is called with \(question, answer, row\)"),
         ([Matches], None, "rollouts.rewards has <class 'xtuner.rewards.form.Matches'>: a reward is a func"),
-        (["exact"], [1, 2], "rollouts.weights has 2 numbers for 1 rewards"),
+        (["exact"], [1, 2], "rollouts.weights has 2 numbers for 1 reward"),
     ],
 )
 def test_wrong_rewards_are_refused(given, weights, message):

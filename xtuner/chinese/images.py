@@ -2,6 +2,11 @@
 
 IMAGES = {
     "There is no image {path}": "没有图像 {path}",
+    ": the row names {name}, and {setting} is {folder}": "：该行写的是 {name}，而 {setting} 为 {folder}",
+    ": set {setting} to the folder that this name begins in": "：请把 {setting} 设为该名称所在的目录",
+    "There is no image {path}, which {place} names: give its folder by --image-folder": (
+        "没有图像 {path}（{place} 写的是它）：请用 --image-folder 给出其目录"
+    ),
     "the image {path} cannot be read: {error}": "无法读取图像 {path}：{error}",
     "the image {name} has no pixels": "图像 {name} 没有像素",
     "{name} is too large: images may have {MAX_PIXELS:,} pixels": "{name} 太大：图像最多 {MAX_PIXELS:,} 像素",

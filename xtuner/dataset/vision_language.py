@@ -71,7 +71,7 @@ class VisionLanguageDataset(ImageItems):
         many, these are an error. The other arguments are those of `process_hf_dataset`.
         """
         self._images = ProcessedImages(make_processor(processor))
-        self._source = ImageSource(image_folder)
+        self._source = ImageSource(image_folder, setting="image_folder")
         self._map = find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING) or auto_map_fn
         self._renames = dict(rename_maps)
         self._video_frames = check_frames(video_frames)

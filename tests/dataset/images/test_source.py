@@ -291,7 +291,7 @@ def test_links_in_a_tar_are_counted(places, caplog):
     with tarfile.open(places / "links.tar", "w") as archive:
         archive.add(places / "images", "")
     assert len(ImageSource(places / "links.tar")._archives[str(places / "links.tar")]) == 3
-    assert "links.tar: 1 links to other files are left out" in caplog.text
+    assert "links.tar: 1 link to other files are left out" in caplog.text
 
 
 def test_the_list_of_files_is_small(tmp_path):
@@ -312,3 +312,30 @@ def test_the_identity_changes_with_the_content(places, place):
     assert ImageSource(places / place).identity("a.png") != before["a.png"]
     assert ImageSource().identity(b"x") == ImageSource().identity(b"x") != ImageSource().identity(b"y")
     assert ImageSource().identity(image_of("a.png")) != ImageSource().identity(image_of("train/b.png"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "a.png",
+            {"setting": "image_folder"},
+            "a.png: set image_folder to the folder that this name begins in",
+        ),
+        (
+            "a.png",
+            {"folder": ".", "setting": "image_folder"},
+            "./a.png: the row names a.png, and image_folder is .",
+        ),
+        ("/no/a.png", {"folder": ".", "setting": "image_folder"}, "/no/a.png"),
+        ("a.png", {}, "a.png"),
+    ],
+)
+def test_a_missing_image_is_said_with_the_setting_that_finds_it(name, options, said, tmp_path, monkeypatch):
+    """Where rows name images; a whole path is of no folder."""
+    monkeypatch.chdir(tmp_path)
+    source = ImageSource(**options)
+    for read in (source.image, source.size, source.identity):
+        with pytest.raises(DataError) as raised:
+            read(name)
+        assert str(raised.value) == f"There is no image {said}"

@@ -85,6 +85,6 @@ def test_votes_by_keys_and_buttons(tmp_path, monkeypatch):
             assert dark == (scheme == "dark")
         assert errors == []
         browser.close()
-    assert "4 votes: 1 for one, 2 for two, 1 ties\nwin rate of two: 0.625 " in out[0]
+    assert "4 votes: 1 for one, 2 for two, 1 tie\nwin rate of two: 0.625 " in out[0]
     results = json.loads(Path("work_dirs/compare_one_two/results.json").read_text())
     assert results["votes"]["win_rate_b"] == 0.625

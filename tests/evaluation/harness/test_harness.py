@@ -348,8 +348,8 @@ def test_what_does_not_fit_is_counted(here, llama_dir, run):
     row = {"question": "?", "choices": {"text": ["one", long], "label": ["A", "B"]}, "answerKey": "A"}
     write("arc.jsonl", [row, {**row, "question": long, "choices": {"text": ["a", "b"], "label": ["A", "B"]}}])
     out = run("eval", llama_dir, *HARNESS, "--tasks", "own_arc", "--work-dir", "a", with_log=True)
-    assert "1 texts are longer than the model's context of 512 tokens" in out
-    assert "1 prompts are longer than the model's context of 512 tokens" in out
+    assert "1 text is longer than the model's context of 512 tokens" in out
+    assert "1 prompt is longer than the model's context of 512 tokens" in out
     assert lines("a")[0]["logprobs"][1] == float("-inf")
 
 

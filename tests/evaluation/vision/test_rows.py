@@ -177,7 +177,9 @@ def test_images_of_coco_are_found_in_their_folder(tmp_path):
 
 
 def test_an_image_that_is_not_there(tmp_path):
-    with pytest.raises(NotFoundError, match=r"There is no image .*coco/a.jpg"):
+    with pytest.raises(
+        NotFoundError, match=r"There is no image .*coco/a.jpg, which row 1 names: .*--image-folder"
+    ):
         open_image("coco/a.jpg", "row 1", [tmp_path])
 
 

@@ -52,10 +52,10 @@ def read_file(path: str | Path) -> bytes:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: str | Path, error: OSError) -> DataError:
-    """The error for a file that is missing or cannot be opened."""
+def unreadable(path: str | Path, error: OSError, cure: str = "") -> DataError:
+    """The error for a file that cannot be opened, with the cure if it is missing."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return DataError(translate("There is no image {path}", path=path))
+        return DataError(translate("There is no image {path}", path=path) + cure)
     return DataError(
         translate("the image {path} cannot be read: {error}", path=path, error=error.strerror or error)
     )

@@ -26,13 +26,14 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from xtuner.data_files import WEB
 from xtuner.dataset.images.archives import SUFFIXES, Archive, clean
-from xtuner.dataset.images.decode import convert_image, decode_image, image_size, read_file, unreadable
+from xtuner.dataset.images.decode import convert_image, decode_image, image_size, unreadable
 from xtuner.dataset.images.video import Frame, find_frame, frame_size, read_frames
 from xtuner.dataset.reading.copies import fetched
 from xtuner.errors import DataError, NotFoundError
@@ -54,11 +55,18 @@ class ImageSource:
     """
 
     def __init__(
-        self, folder: str | os.PathLike | None = None, *, is_confined: bool = False, fetches: bool = False
+        self,
+        folder: str | os.PathLike | None = None,
+        *,
+        is_confined: bool = False,
+        fetches: bool = False,
+        setting: str | None = None,
     ) -> None:
+        """`setting`: what the user calls `folder`, where rows name the images."""
         self.folder = None if folder is None else os.path.expanduser(folder)
         self.is_confined = is_confined
         self.fetches = fetches
+        self._setting = setting
         self._archives: dict[str, Archive] = {}
         self._frame_sizes: dict[str, tuple[int, int]] = {}  # of videos
         if self.folder is not None:
@@ -170,8 +178,21 @@ class ImageSource:
             self._check_inside(path, name)
         found = _split_at_archive(path)
         if found is None:
-            return _File(path, path)
+            return _File(path, path, partial(self._cure, name))
         return _Member(self._archive(found[0]), found[1])
+
+    def _cure(self, name: str) -> str:
+        """What to do if there is no file of a `name` in a row; "" where no setting would find it."""
+        if self._setting is None or os.path.isabs(os.path.expanduser(name)):
+            return ""
+        return translate(
+            ": set {setting} to the folder that this name begins in"
+            if self.folder is None
+            else ": the row names {name}, and {setting} is {folder}",
+            name=name,
+            setting=self._setting,
+            folder=self.folder,
+        )
 
     def _check_inside(self, path: str, name: str) -> None:
         folder = os.path.realpath(self.folder or os.devnull)
@@ -223,21 +244,26 @@ class _File:
 
     path: str
     name: str
+    cure: Callable[[], str] = str  # if there is none
 
     def read(self) -> bytes:
-        return read_file(self.path)
+        with self.open() as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise unreadable(self.path, error) from error
 
     def open(self) -> BinaryIO:
         try:
             return open(self.path, "rb")
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise unreadable(self.path, error, self.cure()) from error
 
     def identity(self) -> tuple[Any, ...]:
         try:
             state = os.stat(self.path)
         except OSError as error:
-            raise unreadable(self.path, error) from error
+            raise unreadable(self.path, error, self.cure()) from error
         return os.path.abspath(self.path), state.st_size, state.st_mtime_ns
 
 

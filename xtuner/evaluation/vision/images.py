@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtuner.dataset.images.decode import convert_image, decode_image, read_image
-from xtuner.errors import DataError
+from xtuner.errors import DataError, NotFoundError
 from xtuner.language import translate
 
 if TYPE_CHECKING:
@@ -73,7 +73,11 @@ def open_image(value: Any, place: str, folders: Sequence[Path]) -> Image:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and _is_path(value):
-        return read_image(_find(value, folders))
+        path = _find(value, folders)
+        if not path.is_file():
+            what = "There is no image {path}, which {place} names: give its folder by --image-folder"
+            raise NotFoundError(translate(what, place=place, path=path))
+        return read_image(path)
     if isinstance(value, str):
         value = _from_base64(value, place)
     if isinstance(value, bytes):
