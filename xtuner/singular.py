@@ -20,10 +20,10 @@ _IRREGULAR |= {"entries": "entry", "replies": "reply", "copies": "copy"}
 _REGULAR = """
 answers bytes calls cells characters checkpoints choices columns conversations cores days dialogues
 digits epochs errors examples experts files folders frames heads hours images items iterations keys
-labels layers lines links minutes models names numbers ones outputs pairs papers parameters parts pixels
-placeholders places positions prompts questions readers requests responses rewards rows samples seconds
-settings sources steps texts threads ties times tensors tokens turns updates validations values variants verdicts
-videos votes warnings weights workers others
+labels layers lines links minutes models names numbers ones outputs pairs papers parameters parts
+pixels placeholders places positions prompts questions readers requests responses rewards rows
+samples seconds settings sources steps texts threads ties times tensors tokens turns updates
+validations values variants verdicts videos votes warnings weights workers others
 """
 _NOUNS = _IRREGULAR | {word: word[:-1] for word in _REGULAR.split()}
 _VERBS = {"are": "is", "were": "was", "have": "has", "do": "does", "differ": "differs", "stay": "stays"}
