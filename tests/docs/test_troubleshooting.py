@@ -12,7 +12,7 @@ def messages() -> list[str]:
     """All texts in the code, with `...` for their slots."""
     found = []
     for path in (ROOT / "xtuner").rglob("*.py"):
-        if "chinese" not in path.parts:
+        if "chinese" not in path.relative_to(ROOT).parts:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
                     parts = [getattr(part, "value", None) for part in node.values]
