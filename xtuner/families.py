@@ -94,6 +94,9 @@ class Family:
     # Linear layers whose weight is handed to a kernel, so that an adapter on them is passed over:
     # tests/model/test_targets.py.
     weights_read: tuple[str, ...] = ()
+    # Whether transformers reads several tokens after a state as it reads them with all before it:
+    # tests/generation/test_states.py. If not, a prompt is read as a whole.
+    continues: bool = True
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False
     fused: Fused | None = None
@@ -184,7 +187,7 @@ _INTERNLM2_AS_LLAMA = {
 FAMILIES: dict[str, Family] = {
     "aya_vision": Family(images=Images(packs=True)),
     "bailing_hybrid": Family(packs=False),
-    "bamba": Family(packs=False, weights_read=("out_proj",)),
+    "bamba": Family(packs=False, continues=False, weights_read=("out_proj",)),
     "blip": Family(no_text=_NEEDS_IMAGE),
     "blip-2": Family(no_text=_NEEDS_IMAGE),
     "bloom": Family(packs=True, own_attention=_own("Bloom", "Block")),
@@ -199,7 +202,7 @@ FAMILIES: dict[str, Family] = {
     "exaone4": Family(packs=True),
     "falcon": Family(packs=True, own_attention=_own("Falcon", "DecoderLayer")),
     "falcon_h1": Family(packs=False, weights_read=("out_proj",)),
-    "falcon_mamba": Family(packs=False, weights_read=_MAMBA),
+    "falcon_mamba": Family(packs=False, continues=False, weights_read=_MAMBA),
     "flint": Family(packs=True),
     "florence2": Family(no_text=_TWO_PARTS),
     "gemma": Family(
@@ -259,7 +262,7 @@ FAMILIES: dict[str, Family] = {
     "internlm3": Family(packs=True, gguf="llama"),
     "internvl": Family(images=Images(packs=True)),
     "internvl_chat": Family(images=Images(packs=True), ours=True),
-    "jamba": Family(packs=False, weights_read=("dt_proj",)),
+    "jamba": Family(packs=False, continues=False, weights_read=("dt_proj",)),
     "kimi_k25": Family(images=Images(packs=True)),
     "kimi_linear": Family(packs=False),
     "kosmos-2": Family(no_text=_NEEDS_IMAGE),
@@ -285,13 +288,13 @@ FAMILIES: dict[str, Family] = {
     "llava_next": Family(images=Images(packs=True)),
     "llava_onevision": Family(images=Images(packs=True)),
     "longcat_flash": Family(weights_read=("classifier",)),
-    "mamba": Family(packs=False, weights_read=_MAMBA),
+    "mamba": Family(packs=False, continues=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "mimo_v2_flash": Family(packs=True),
     "minicpm_ocr": Family(packs=False, images=Images(dims={"pixel_values": 3})),
     "minicpmv4_6": Family(packs=False, images=Images(dims={"pixel_values": 3})),
     "minicpmv4_7": Family(packs=False, images=Images(mrope=True, dims={"pixel_values": 3})),
-    "minimax": Family(packs=False),
+    "minimax": Family(packs=False, continues=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
     "mistral3": Family(images=Images(packs=True)),

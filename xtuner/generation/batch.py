@@ -18,21 +18,27 @@ from typing import Any
 import torch
 
 from xtuner.errors import ModelError
+from xtuner.families import family_of
 from xtuner.generation.cached_forward import CachedForward
 from xtuner.generation.growing_cache import filled, is_plain
 from xtuner.generation.limits import stretches_positions
 from xtuner.generation.pictures import Inputs, Pictures
 from xtuner.language import translate
+from xtuner.model.base import base_model
 
 
 class Reader:
-    """Calls the forward of one model with the arguments that its family accepts."""
+    """Calls the forward of one model with the arguments that its family accepts.
+
+    `continues`: several tokens may be read after others.
+    """
 
     def __init__(self, model: Any, device: torch.device, pictures: Pictures | None = None) -> None:
         self.model = model
         self.device = device
         self._pictures = pictures
         self._forward = CachedForward(model)
+        self.continues = family_of(base_model(model).config).continues
         self._joins_rows = not stretches_positions(model)
 
     @property

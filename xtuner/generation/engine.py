@@ -61,10 +61,10 @@ class Engine:
         self.max_running = max_running
         self.device = device_of(model)
         self.ends = end_ids(model, tokenizer)
-        self._cache = cache
+        self._reader = Reader(model, self.device, pictures)
+        self._cache = cache if self._reader.continues else None
         self._chunk = sys.maxsize if chunk is None else chunk
         self._using = using
-        self._reader = Reader(model, self.device, pictures)
         self._same_until = positions_change_at(model)
         self._reading: Request | None = None
         self._groups: list[_Group] = []
@@ -136,7 +136,7 @@ class Engine:
             return 0
         budget = min(budget, CHUNK_WITH_LOGITS) if request.wants_prompt_logits else budget
         start, end = request.num_read, min(len(request.prompt), request.num_read + budget)
-        end = self._reader.whole(request.prompt, end)
+        end = self._reader.whole(request.prompt, end) if self._reader.continues else len(request.prompt)
         with self._using(request.adapter):
             logits, cache = self._read(request, request.cache, start, end)
             if cache is None and end < len(request.prompt):
