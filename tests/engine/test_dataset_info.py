@@ -19,6 +19,6 @@ def test_a_short_example_is_shown_whole(text):
 )
 def test_the_start_of_a_long_example_is_shown(text, shown):
     """The last line has the full length and how to print all of it."""
-    lines = text.count("\n") + 1
-    end = f"... (of 2048 tokens in {lines} lines; xtuner log-dataset CONFIG shows all)"
+    lines = "1100 lines" if "\n" in text else "1 line"
+    end = f"... (of 2048 tokens in {lines}; xtuner log-dataset CONFIG shows all)"
     assert beginning(text, 2048) == f"{shown}\n{end}"

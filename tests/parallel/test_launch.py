@@ -239,6 +239,8 @@ def test_a_process_that_waits_for_the_others_can_be_stopped(number):
     code = (
         "import signal, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        # A shell's background processes ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from xtuner.parallel.world import make_world\n"
         "print('waiting', flush=True)\n"
         "make_world()\n"
