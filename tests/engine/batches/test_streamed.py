@@ -123,5 +123,5 @@ def contents(batches, count):
 
 def test_another_number_of_workers_cannot_resume(tokenizer):
     position = batches_of(tokenizer).position()
-    with pytest.raises(CheckpointError, match=r"1 worker per process .* has 2: set train_dataloader.num_workers"):
+    with pytest.raises(CheckpointError, match=r"1 worker per process .* has 2: set train_dataloader"):
         batches_of(tokenizer, num_workers=2).go_on_from(position)
