@@ -294,6 +294,8 @@ def entry() -> None:
     except SystemExit as stop:
         code = stop.code
     except Exception as error:
+        if not dist.is_launched():
+            raise  # a debugger may wait for it
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
     finally:

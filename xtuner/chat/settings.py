@@ -125,15 +125,13 @@ def check_llava_flags(settings: ModelSettings) -> None:
     """Raise ConfigError if a part of a LLaVA model is given without its folder."""
     if settings.llava is not None:
         return
-    if settings.visual_select_layer is not None:
-        given = f"--visual-select-layer {settings.visual_select_layer}"
-        raise ConfigError(
-            translate("{given} is for the parts of a LLaVA model: add --llava FOLDER.", given=given)
-        )
     # Of a name on the hub the model's config tells, which is not read yet.
     takes_encoder = is_official_folder(settings.model) or not Path(settings.model).expanduser().exists()
-    if settings.visual_encoder is not None and not takes_encoder:
+    given = ""
+    if settings.visual_select_layer is not None:
+        given = f"--visual-select-layer {settings.visual_select_layer}"
+    elif settings.visual_encoder is not None and not takes_encoder:
         given = f"--visual-encoder {settings.visual_encoder}"
-        raise ConfigError(
-            translate("{given} is for the parts of a LLaVA model: add --llava FOLDER.", given=given)
-        )
+    if given:
+        what = "{given} is for the parts of a LLaVA model: add --llava FOLDER."
+        raise ConfigError(translate(what, given=given))

@@ -81,10 +81,8 @@ class LLaVADataset(ImageItems):
         """
         self._video_frames = check_frames(video_frames)
         self.rows_per_image = rows_per_image or _rows_by_config(image_processor)
-        images, processor = (
-            ImageSource(image_folder, setting="image_folder"),
-            make_image_processor(image_processor),
-        )
+        images = ImageSource(image_folder, setting="image_folder")
+        processor = make_image_processor(image_processor)
         self.reader = ImageReader(images, processor, pad_image_to_square, pixel_cache, pixel_cache_gb)
         is_ready = offline_processed_text_folder is not None
         source = offline_processed_text_folder or data_path

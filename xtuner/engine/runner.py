@@ -214,16 +214,12 @@ class TrainLoop:
 
         The checkpoint is that of the iteration before, with `rng`: the random state before the sampling.
         """
-        number = self.stop_asked()
-        if not number:
-            return
-        set_rng_state(rng)
-        self.runner.iter -= 1
-        try:
+        if number := self.stop_asked():
+            set_rng_state(rng)
+            self.runner.iter -= 1
             self.runner.save_now()
-        finally:
-            self.runner.iter += 1
-        raise SystemExit(128 + number)
+            self.runner.iter += 1  # in which the run has stopped
+            raise SystemExit(128 + number)
 
     def _update(self, loss: torch.Tensor) -> dict[str, Any]:
         """Change the weights, unless the update is skipped; `loss` is this process's part of the update's."""

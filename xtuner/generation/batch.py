@@ -4,10 +4,9 @@
     row 2   p q r s t | u
     row 3   . . . . x | y          after row 2 has left, two columns are removed too
 
-A row joins after its prompt was read separately, and all that have joined are copied together before the next
-token. Caches other than plain keys and values (sliding windows,
-states) cannot be padded, and rotary positions that depend on the longest row would change for all rows: each
-of those rows is a separate batch.
+A row joins after its prompt was read separately; all that have joined are copied together before the next
+token. Caches other than plain keys and values (sliding windows, states) cannot be padded, and rotary
+positions that depend on the longest row would change for all rows: each of those rows is a separate batch.
 """
 
 from __future__ import annotations

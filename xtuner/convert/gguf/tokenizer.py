@@ -76,29 +76,17 @@ def _tokens(
     gguf: Any, vocabulary: dict[str, int], added: list[dict[str, Any]], num_rows: int
 ) -> tuple[list[str], list[int]]:
     types = gguf.TokenType
+    largest = max([*vocabulary.values(), *(int(entry["id"]) for entry in added)], default=-1)
+    if largest >= num_rows:
+        what = "the tokenizer has token {token}, the model's embedding {num_rows} rows"
+        raise ModelError(translate(what, token=largest, num_rows=num_rows))
     tokens = [f"[PAD{i}]" for i in range(num_rows)]
     kinds = [int(types.UNUSED)] * num_rows
     for text, i in vocabulary.items():
-        if i >= num_rows:
-            raise ModelError(
-                translate(
-                    "the tokenizer has token {token}, the model's embedding {num_rows} rows",
-                    token=i,
-                    num_rows=num_rows,
-                )
-            )
         tokens[i] = text
         kinds[i] = int(types.BYTE if _BYTE.fullmatch(text) else types.NORMAL)
     for entry in added:
         i = int(entry["id"])
-        if i >= num_rows:
-            raise ModelError(
-                translate(
-                    "the tokenizer has token {token}, the model's embedding {num_rows} rows",
-                    token=i,
-                    num_rows=num_rows,
-                )
-            )
         tokens[i] = entry["content"]
         kinds[i] = int(types.CONTROL if entry["special"] else types.USER_DEFINED)
     return tokens, kinds

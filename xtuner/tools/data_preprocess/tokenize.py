@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
                     "  key     {name}\n  folder  {folder} ({size:,.1f} MB)",
                     name=folder.name,
                     folder=folder,
-                    size=size / 1000000.0,
+                    size=size / 1e6,
                 )
             )
         print(f"  {summary(dataset.stats, origin.max_length, origin.max_length)}")
